@@ -1,0 +1,2 @@
+//! Every check of this repository.
+fn main() {}
