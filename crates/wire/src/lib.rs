@@ -1,1 +1,11 @@
-//! See Cargo.toml's description; modules follow.
+//! Every byte on a socket or a disk: encoding, frames, records, certificates, TLS and QUIC.
+//!
+//! Owns the formats and their limits, and the set-up of connections (docs/decisions/0005). Refuses to
+//! know what a message means, to touch sled or openraft, and to decide what a broken peer or file leads
+//! to: it says exactly what it found, the caller decides.
+//!
+//! Read [`codec`] (values to bytes), [`frame`] (bytes on a stream) and [`record`] (bytes in a file) first.
+
+pub mod codec;
+pub mod frame;
+pub mod record;
