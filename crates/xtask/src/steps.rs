@@ -1,0 +1,147 @@
+//! The list of steps. Owns every command line of a check; refuses logic. A new check is one more entry here.
+//!
+//! Read next: `run.rs` for how a step is run and judged.
+
+/// One check: a command with a name.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Step {
+    /// What `cargo xtask` calls it.
+    pub(crate) name: &'static str,
+    /// What its success shows, in a line.
+    pub(crate) shows: &'static str,
+    /// The program; `cargo` means the one that runs us.
+    pub(crate) program: &'static str,
+    /// Its arguments; a caller's own go in front of a `--`.
+    pub(crate) args: &'static [&'static str],
+    /// Added to its environment.
+    pub(crate) env: &'static [(&'static str, &'static str)],
+    /// What success takes.
+    pub(crate) success: Success,
+}
+
+/// What a step must do to have passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Success {
+    /// Its command exits with 0.
+    ExitCode,
+    /// As well, it ran at least one test: a filter that matches nothing must not look green.
+    RanTests,
+}
+
+const CARGO: Step = Step {
+    name: "",
+    shows: "",
+    program: "cargo",
+    args: &[],
+    env: &[],
+    success: Success::ExitCode,
+};
+
+/// What `cargo xtask ci` runs, cheapest first.
+pub(crate) const CI: &[Step] = &[
+    Step {
+        name: "lock",
+        shows: "Cargo.lock names what the manifests ask for, and all of it can be had",
+        args: &["fetch", "--locked"],
+        ..CARGO
+    },
+    Step {
+        name: "fmt",
+        shows: "formatted",
+        args: &["fmt", "--all", "--check"],
+        ..CARGO
+    },
+    Step {
+        name: "clippy",
+        shows: "no lint of ours or clippy's fires, tests and benches included",
+        args: &[
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--",
+            "-D",
+            "warnings",
+        ],
+        ..CARGO
+    },
+    Step {
+        name: "docs",
+        shows: "the documentation builds and its links lead somewhere",
+        args: &[
+            "doc",
+            "--workspace",
+            "--no-deps",
+            "--document-private-items",
+        ],
+        env: &[("RUSTDOCFLAGS", "-D warnings")],
+        ..CARGO
+    },
+    Step {
+        name: "test",
+        shows: "all tests, the crate arrows among them",
+        args: &["test", "--workspace", "--no-fail-fast"],
+        success: Success::RanTests,
+        ..CARGO
+    },
+    Step {
+        name: "loom",
+        shows: "every interleaving of the cells is right, and loom catches each broken variant",
+        args: &[
+            "test",
+            "-p",
+            "tollgate-counters",
+            "--release",
+            "--test",
+            "loom_*",
+        ],
+        // The flag changes every crate: a folder of its own spares the others a rebuild.
+        env: &[
+            ("RUSTFLAGS", "--cfg loom"),
+            ("CARGO_TARGET_DIR", "target-loom"),
+        ],
+        success: Success::RanTests,
+        ..CARGO
+    },
+];
+
+/// What is run by hand: it rewrites files, or needs a tool that CI does not install.
+const BY_HAND: &[Step] = &[
+    Step {
+        name: "golden",
+        shows: "rewrites the expected answers of the core's scripts; read the diff before you commit it",
+        args: &["test", "-p", "tollgate-core"],
+        env: &[("REWRITE", "1"), ("UPDATE_EXPECT", "1")],
+        success: Success::RanTests,
+        ..CARGO
+    },
+    Step {
+        name: "deny",
+        shows: "licences, banned and doubled crates, sources (needs cargo-deny)",
+        args: &["deny", "check", "bans", "licenses", "sources"],
+        ..CARGO
+    },
+];
+
+/// Every step there is.
+pub(crate) fn all() -> impl Iterator<Item = &'static Step> {
+    CI.iter().chain(BY_HAND)
+}
+
+/// The step of this name.
+pub(crate) fn named(name: &str) -> Option<&'static Step> {
+    all().find(|step| step.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_step_has_a_name_of_its_own_and_says_what_it_shows() {
+        let mut names: Vec<&str> = all().map(|step| step.name).collect();
+        names.sort_unstable();
+        assert!(names.windows(2).all(|pair| pair[0] != pair[1]), "{names:?}");
+        assert!(all().all(|step| !step.name.is_empty() && !step.shows.is_empty()));
+        assert!(named("ci").is_none(), "ci is the list, not a step");
+    }
+}
