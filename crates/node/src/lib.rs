@@ -1,1 +1,7 @@
-//! See Cargo.toml's description; modules follow.
+//! A Tollgate node: one ledger, replicated by openraft, kept on sled, spoken to over QUIC.
+//!
+//! Owns everything with a disk, a clock or a socket on the cluster's side. Decides nothing about units: that is
+//! `tollgate_core`'s. Read [`storage`] for what makes a write stable, then [`raft`] for how it is agreed on.
+
+pub mod raft;
+pub mod storage;
