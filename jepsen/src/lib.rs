@@ -1,1 +1,3 @@
 //! Simulator and chaos harness.
+
+pub mod proxy;
