@@ -1,1 +1,1 @@
-//! See Cargo.toml's description; modules follow.
+pub mod account; pub mod admin; pub mod audit; pub mod catalog; pub mod command; pub mod digest; pub mod ids; pub mod issuer; pub mod ledger; pub mod lessee; pub mod message; pub mod placement; pub mod planted; pub mod reporter; pub mod table; pub mod time;

@@ -1,0 +1,483 @@
+//! The lessee: an edge's side of leases (design §6). Decides what to ask of which issuer, takes answers
+//! into cells, hands units in.
+//!
+//! Sans-IO. In: `handle_*(now, …)` and [`Lessee::observe`]. Out: [`Lessee::poll`]. The cells themselves
+//! belong to the driver (atomics in an edge, plain numbers in the simulator); grants go to the cell, never
+//! to whoever waits. What keeps it safe:
+//!
+//! * an answer counts only under the (epoch, `lease_no`) the row is bound to, and only by its growth;
+//! * units leave the cell before the message that surrenders them, and never go back;
+//! * a new epoch, and `stale`, draw a new number: everything counts from zero, what is in the cell is
+//!   `carried`.
+
+mod row;
+
+use crate::account::AccountId;
+use crate::command::LINES_MAX;
+use crate::ids::{Boot, Epoch, LeaseNo, NodeId, Revision, Slot, Units};
+use crate::message::{
+    AnswerLine, Held, Lease, LeaseAnswer, LeaseState, Recall, Route, SlotAnswer, SlotLease,
+    SlotOutcome,
+};
+use crate::time::Mono;
+use row::Row;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// What the lessee needs of a cell. The driver's own checks use it at the same time.
+pub trait Cell {
+    /// Adds granted units.
+    fn deposit(&self, units: Units);
+    /// Takes out units nobody is using: at most `at_most`, answers how many.
+    fn withdraw(&self, at_most: Units) -> Units;
+    /// Units there to spend.
+    fn free(&self) -> Units;
+    /// Units spent since the cell was made; never falls.
+    fn used(&self) -> Units;
+    /// Until when a check that finds too little is refused without asking; `None`: ask.
+    fn set_refusal(&self, refusal: Option<Refusal>);
+}
+
+/// A remembered refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// What the issuer said: `NoneNow`, `NoneForGood` or `NoLimit`.
+    pub state: LeaseState,
+    /// Until when; `None`: until the catalog changes.
+    pub until: Option<Mono>,
+}
+
+/// What a lessee wants done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// To a node.
+    Lease {
+        /// The node that owns the slots.
+        to: NodeId,
+        /// The request.
+        lease: Lease,
+    },
+    /// To the node that recalled, after the leases queued before it.
+    Held {
+        /// The node.
+        to: NodeId,
+        /// The answer.
+        held: Held,
+    },
+    /// This boot is fenced: the driver opens again (with its journal's lock) or stops.
+    Fenced,
+}
+
+/// How long a `none_now` is remembered.
+const REFUSAL_MS: u64 = 1000;
+
+/// Counts for metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Lease requests sent.
+    pub leases: u64,
+    /// Units granted and taken in.
+    pub granted: Units,
+    /// Units surrendered.
+    pub surrendered: Units,
+    /// Numbers drawn again for a new epoch or a stale row.
+    pub redrawn: u64,
+}
+
+/// See the module's text.
+pub struct Lessee<C> {
+    boot: Boot,
+    last_lease_no: LeaseNo,
+    rows: BTreeMap<AccountId, Row<C>>,
+    routes: BTreeMap<Slot, Route>,
+    /// Rows with something to say.
+    unsent: BTreeSet<AccountId>,
+    revision: Revision,
+    outputs: VecDeque<Output>,
+    counts: Counts,
+}
+
+impl<C: Cell> Lessee<C> {
+    /// The lessee of one boot of an edge, with no accounts and no routes.
+    #[must_use]
+    pub fn new(boot: Boot) -> Self {
+        Self {
+            boot,
+            last_lease_no: LeaseNo(0),
+            rows: BTreeMap::new(),
+            routes: BTreeMap::new(),
+            unsent: BTreeSet::new(),
+            revision: Revision::default(),
+            outputs: VecDeque::new(),
+            counts: Counts::default(),
+        }
+    }
+
+    /// This edge's boot.
+    #[must_use]
+    pub fn boot(&self) -> Boot {
+        self.boot
+    }
+
+    /// Counts since the start.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// The cell of an account, if it is open here.
+    #[must_use]
+    pub fn cell(&self, account: &AccountId) -> Option<&C> {
+        self.rows.get(account).map(|row| &row.cell)
+    }
+
+    /// Every account open here, with its cell.
+    pub fn cells(&self) -> impl Iterator<Item = (&AccountId, &C)> {
+        self.rows.iter().map(|(account, row)| (account, &row.cell))
+    }
+
+    /// The owner of a slot, as far as this edge knows.
+    #[must_use]
+    pub fn route(&self, slot: Slot) -> Option<Route> {
+        self.routes.get(&slot).copied()
+    }
+
+    /// Draws the number for a `Resolve`: rows it opens bind to it.
+    pub fn draw(&mut self) -> LeaseNo {
+        self.last_lease_no = self.last_lease_no.next();
+        self.last_lease_no
+    }
+
+    /// Opens an account with the driver's cell; nothing happens if it is open. With `resolved`, the number
+    /// of the `Resolve` that named it, the row binds to the first answer under that number.
+    pub fn open(&mut self, now: Mono, account: &AccountId, cell: C, resolved: Option<LeaseNo>) {
+        if self.rows.contains_key(account) {
+            return;
+        }
+        let row = Row::new(now, cell, resolved);
+        self.rows.insert(account.clone(), row);
+    }
+
+    /// A check found less than `need` units in the cell: ask for more.
+    pub fn handle_want(&mut self, now: Mono, account: &AccountId, need: Units) {
+        let Some(row) = self.rows.get_mut(account) else {
+            return;
+        };
+        if row.unbound() {
+            let route = self.routes.get(&account.slot());
+            let Some(epoch) = route.map(|route| route.epoch) else {
+                return;
+            };
+            self.last_lease_no = self.last_lease_no.next();
+            row.bind_new(self.last_lease_no, epoch);
+        }
+        if row.want(now, need) {
+            self.unsent.insert(account.clone());
+        }
+    }
+
+    /// The slot table, or a part of it: lower epochs than known are ignored; rows of a slot with a higher
+    /// one draw new numbers, carrying what is in their cells.
+    pub fn handle_routes(&mut self, now: Mono, routes: &[Route]) {
+        for route in routes {
+            let known = self
+                .routes
+                .get(&route.slot)
+                .map_or(Epoch(0), |known| known.epoch);
+            if route.epoch > known {
+                self.routes.insert(route.slot, *route);
+                self.redraw_slot(now, route);
+            }
+        }
+    }
+
+    fn redraw_slot(&mut self, now: Mono, route: &Route) {
+        let rows = self
+            .rows
+            .iter_mut()
+            .filter(|(account, _)| account.slot() == route.slot);
+        for (account, row) in rows {
+            if row.unbound() {
+                continue;
+            }
+            self.last_lease_no = self.last_lease_no.next();
+            self.counts.redrawn = self.counts.redrawn.saturating_add(1);
+            if row.redraw(now, self.last_lease_no, route.epoch) {
+                self.unsent.insert(account.clone());
+            }
+        }
+    }
+
+    /// The catalog reached a revision: refusals computed below it are void.
+    pub fn handle_revision(&mut self, revision: Revision) {
+        if revision > self.revision {
+            self.revision = revision;
+            for row in self.rows.values_mut() {
+                row.forget_refusal_below(revision);
+            }
+        }
+    }
+
+    /// An issuer's answer, or its news; `from` is the node at the other end of the connection.
+    pub fn handle_answer(&mut self, now: Mono, from: (NodeId, Boot), answer: &LeaseAnswer) {
+        if answer.boot != self.boot {
+            return;
+        }
+        for part in &answer.slots {
+            self.handle_slot_answer(now, from, answer.revision, part);
+        }
+    }
+
+    /// The lease part of a `Resolve`'s answer, or of a [`LeaseAnswer`].
+    pub fn handle_slot_answer(
+        &mut self,
+        now: Mono,
+        from: (NodeId, Boot),
+        revision: Revision,
+        part: &SlotAnswer,
+    ) {
+        match &part.outcome {
+            SlotOutcome::Fenced => self.outputs.push_back(Output::Fenced),
+            SlotOutcome::WrongEpoch(route) => self.handle_routes(now, &[*route]),
+            SlotOutcome::Lines { epoch, lines } => {
+                // Whoever answers for an epoch owns it: an edge may hear of a takeover here first.
+                let route = Route {
+                    slot: part.slot,
+                    epoch: *epoch,
+                    owner: Some(from),
+                };
+                self.handle_routes(now, &[route]);
+                for line in lines {
+                    self.handle_line(now, *epoch, revision, line);
+                }
+            }
+        }
+    }
+
+    fn handle_line(&mut self, now: Mono, epoch: Epoch, revision: Revision, line: &AnswerLine) {
+        let Some(row) = self.rows.get_mut(&line.account) else {
+            return;
+        };
+        if !row.takes(epoch, line.lease_no) {
+            return;
+        }
+        let granted = row.take_grant(line.granted_total);
+        self.counts.granted = self.counts.granted.saturating_add(granted);
+        row.note_surrender_taken(line.surrendered_total);
+        match line.state {
+            LeaseState::Granted => row.set_refusal(None, revision),
+            LeaseState::Pending | LeaseState::Recalling => {}
+            LeaseState::NoneNow => {
+                let until = Some(now.plus_ms(REFUSAL_MS));
+                self.refuse(
+                    &line.account,
+                    Refusal {
+                        state: line.state,
+                        until,
+                    },
+                    revision,
+                );
+            }
+            LeaseState::NoneForGood | LeaseState::NoLimit => {
+                self.refuse(
+                    &line.account,
+                    Refusal {
+                        state: line.state,
+                        until: None,
+                    },
+                    revision,
+                );
+            }
+            LeaseState::Closed => row.close(),
+            LeaseState::Stale => self.redraw_row(now, &line.account, epoch),
+        }
+        if let Some(row) = self.rows.get(&line.account)
+            && !row.has_something_to_say()
+        {
+            self.unsent.remove(&line.account);
+        }
+    }
+
+    fn redraw_row(&mut self, now: Mono, account: &AccountId, epoch: Epoch) {
+        let Some(row) = self.rows.get_mut(account) else {
+            return;
+        };
+        self.last_lease_no = self.last_lease_no.next();
+        self.counts.redrawn = self.counts.redrawn.saturating_add(1);
+        if row.redraw(now, self.last_lease_no, epoch) {
+            self.unsent.insert(account.clone());
+        }
+    }
+
+    /// Remembers a refusal, unless it was computed at a catalog older than the one this edge knows.
+    fn refuse(&mut self, account: &AccountId, refusal: Refusal, revision: Revision) {
+        let known = self.revision;
+        let Some(row) = self.rows.get_mut(account) else {
+            return;
+        };
+        row.stop_waiting();
+        let planted = crate::planted::none_for_good_remembered_across_a_raise();
+        if revision >= known || planted {
+            row.set_refusal(Some(refusal), revision);
+        }
+    }
+
+    /// An issuer wants idle units back.
+    pub fn handle_recall(&mut self, now: Mono, from: (NodeId, Boot), recall: &Recall) {
+        let route = Route {
+            slot: recall.slot,
+            epoch: recall.epoch,
+            owner: Some(from),
+        };
+        self.handle_routes(now, &[route]);
+        let mut held = 0;
+        let current = self
+            .routes
+            .get(&recall.slot)
+            .is_some_and(|r| r.epoch == recall.epoch);
+        if let Some(row) = self.rows.get_mut(&recall.account)
+            && current
+        {
+            if row.unbound() {
+                self.last_lease_no = self.last_lease_no.next();
+                row.bind_new(self.last_lease_no, recall.epoch);
+            }
+            let units = row.surrender_idle();
+            self.counts.surrendered = self.counts.surrendered.saturating_add(units);
+            held = row.cell.free();
+            if units > 0 {
+                self.send_now(now, from.0, recall);
+            }
+        }
+        let held = Held {
+            boot: self.boot,
+            number: recall.number,
+            account: recall.account.clone(),
+            held,
+        };
+        self.outputs.push_back(Output::Held { to: from.0, held });
+    }
+
+    fn send_now(&mut self, now: Mono, to: NodeId, recall: &Recall) {
+        let Some(row) = self.rows.get_mut(&recall.account) else {
+            return;
+        };
+        let lines = vec![row.line(now, &recall.account)];
+        let slots = vec![SlotLease {
+            slot: recall.slot,
+            epoch: recall.epoch,
+            lines,
+        }];
+        self.outputs.push_back(Output::Lease {
+            to,
+            lease: Lease {
+                boot: self.boot,
+                slots,
+            },
+        });
+    }
+
+    /// Measures every cell: demand, the need to ask ahead, idleness. To be called about every 250 ms; the
+    /// cost is one visit per open account.
+    pub fn observe(&mut self, now: Mono) {
+        for (account, row) in &mut self.rows {
+            let surrendered = row.observe(now);
+            self.counts.surrendered = self.counts.surrendered.saturating_add(surrendered);
+            if row.has_something_to_say() {
+                self.unsent.insert(account.clone());
+            }
+        }
+    }
+
+    /// What is to be done now. Requests without an answer are repeated with back-off, so this is to be
+    /// called after every input and every 10 to 50 ms while something waits.
+    pub fn poll(&mut self, now: Mono) -> Option<Output> {
+        if let Some(output) = self.outputs.pop_front() {
+            return Some(output);
+        }
+        self.collect(now);
+        self.outputs.pop_front()
+    }
+
+    /// Whether anything waits for an answer.
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
+        !self.unsent.is_empty()
+    }
+
+    /// Gathers what is due into one `Lease` per node.
+    fn collect(&mut self, now: Mono) {
+        let mut per_node: BTreeMap<NodeId, BTreeMap<Slot, SlotLease>> = BTreeMap::new();
+        let due: Vec<AccountId> = self
+            .unsent
+            .iter()
+            .filter(|account| self.rows.get(*account).is_some_and(|row| row.due(now)))
+            .cloned()
+            .collect();
+        for account in due {
+            let slot = account.slot();
+            let Some(Route {
+                epoch,
+                owner: Some((node, _)),
+                ..
+            }) = self.route(slot)
+            else {
+                continue;
+            };
+            let Some(row) = self.rows.get_mut(&account) else {
+                continue;
+            };
+            if row.bound_to() != Some(epoch) {
+                continue;
+            }
+            let part = per_node
+                .entry(node)
+                .or_default()
+                .entry(slot)
+                .or_insert_with(|| SlotLease {
+                    slot,
+                    epoch,
+                    lines: Vec::new(),
+                });
+            if part.lines.len() < LINES_MAX {
+                part.lines.push(row.line(now, &account));
+            }
+        }
+        for (to, slots) in per_node {
+            self.counts.leases = self.counts.leases.saturating_add(1);
+            let lease = Lease {
+                boot: self.boot,
+                slots: slots.into_values().collect(),
+            };
+            self.outputs.push_back(Output::Lease { to, lease });
+        }
+    }
+
+    /// Hands in everything in the cells, for a clean end. The driver stops its checks first.
+    pub fn surrender_all(&mut self, now: Mono) {
+        for (account, row) in &mut self.rows {
+            let units = row.surrender_everything(now);
+            self.counts.surrendered = self.counts.surrendered.saturating_add(units);
+            if row.has_something_to_say() {
+                self.unsent.insert(account.clone());
+            }
+        }
+    }
+
+    /// Whether every surrender was taken back by its issuer.
+    #[must_use]
+    pub fn surrendered_everything(&self) -> bool {
+        self.unsent.is_empty() && self.rows.values().all(|row| row.cell.free() == 0)
+    }
+
+    /// A later life of the same process: the ledger gave the edge a new boot. Cells are kept; every row
+    /// draws a new number. Only for a process that still holds its journal's lock.
+    pub fn handle_new_boot(&mut self, now: Mono, boot: Boot) {
+        self.boot = boot;
+        let accounts: Vec<AccountId> = self.rows.keys().cloned().collect();
+        for account in accounts {
+            if let Some(epoch) = self.rows.get(&account).and_then(Row::bound_to) {
+                self.redraw_row(now, &account, epoch);
+            }
+        }
+    }
+}

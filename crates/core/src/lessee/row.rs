@@ -1,0 +1,331 @@
+//! One account at the edge: the totals of its opening, and what it wants next.
+//!
+//! Owns the arithmetic of grants and surrenders; the module above owns numbers, routes and messages.
+
+use super::{Cell, Refusal};
+use crate::account::AccountId;
+use crate::ids::{Epoch, LeaseNo, Revision, Units};
+use crate::message::LeaseLine;
+use crate::time::Mono;
+
+/// Asking ahead starts when the cell holds less than this many seconds of demand …
+const LOW_SECONDS: Units = 4;
+/// … and asks for this many.
+const FULL_SECONDS: Units = 8;
+/// Accounts of little demand ask for as much as they used so far, up to this: 1, 2, 4 … 64.
+const GROWTH_MAX: Units = 64;
+/// A cell unused for this long is handed in.
+const IDLE_MS: u64 = 30_000;
+/// First pause before a request without an answer is repeated; doubles.
+const REPEAT_MS: u64 = 20;
+/// The pause doubles up to this.
+const REPEAT_MS_MAX: u64 = 1000;
+/// Weight of a new sample of demand when it rises (1/2) and when it falls (1/8).
+const RISE: u64 = 2;
+const FALL: u64 = 8;
+
+/// See the module's text.
+pub(super) struct Row<C> {
+    pub(super) cell: C,
+    /// The number of a `Resolve` that may open this row, until an answer or a want binds it.
+    resolved: Option<LeaseNo>,
+    /// The issuer's epoch this opening belongs to; `None` while no opening stands.
+    epoch: Option<Epoch>,
+    lease_no: LeaseNo,
+    carried: Units,
+    granted_seen: Units,
+    want_total: Units,
+    need_total: Units,
+    surrendered_total: Units,
+    surrender_taken: Units,
+    closing: bool,
+    /// Smoothed use in units per second, and the last sample's time and count.
+    demand: Units,
+    sampled: (Mono, Units),
+    used_at: Mono,
+    refusal: Option<(Refusal, Revision)>,
+    sent_at: Option<Mono>,
+    pause_ms: u64,
+}
+
+impl<C: Cell> Row<C> {
+    pub(super) fn new(now: Mono, cell: C, resolved: Option<LeaseNo>) -> Self {
+        let used = cell.used();
+        Self {
+            cell,
+            resolved,
+            epoch: None,
+            lease_no: LeaseNo(0),
+            carried: 0,
+            granted_seen: 0,
+            want_total: 0,
+            need_total: 0,
+            surrendered_total: 0,
+            surrender_taken: 0,
+            closing: false,
+            demand: 0,
+            sampled: (now, used),
+            used_at: now,
+            refusal: None,
+            sent_at: None,
+            pause_ms: REPEAT_MS,
+        }
+    }
+
+    /// Whether no opening stands: nothing was asked, or the last one was closed.
+    pub(super) fn unbound(&self) -> bool {
+        self.epoch.is_none()
+    }
+
+    pub(super) fn bound_to(&self) -> Option<Epoch> {
+        self.epoch
+    }
+
+    /// Begins an opening; what is in the cell is carried.
+    pub(super) fn bind_new(&mut self, lease_no: LeaseNo, epoch: Epoch) {
+        self.resolved = None;
+        self.epoch = Some(epoch);
+        if !(crate::planted::idle_account_reopened_at_zero() && self.lease_no > LeaseNo(0)) {
+            self.lease_no = lease_no;
+        }
+        self.carried = self.cell.free();
+        self.granted_seen = 0;
+        self.want_total = 0;
+        self.need_total = 0;
+        self.surrendered_total = 0;
+        self.surrender_taken = 0;
+        self.closing = false;
+        self.sent_at = None;
+        self.pause_ms = REPEAT_MS;
+    }
+
+    /// Begins an opening in place of another; a check that waited still waits. Answers whether the issuer
+    /// must hear of it at once.
+    pub(super) fn redraw(&mut self, now: Mono, lease_no: LeaseNo, epoch: Epoch) -> bool {
+        let waited = self.need_total.saturating_sub(self.granted_seen);
+        let (surrendered, lost) = (
+            self.surrendered_total,
+            self.surrendered_total.saturating_sub(self.surrender_taken),
+        );
+        self.bind_new(lease_no, epoch);
+        if crate::planted::surrendered_total_kept_into_the_next_epoch() {
+            self.surrendered_total = surrendered;
+        }
+        if crate::planted::surrender_resent_to_the_next_issuer() {
+            self.carried = self.carried.saturating_add(lost);
+            self.surrendered_total = lost;
+        }
+        if waited > 0 {
+            self.want_total = waited;
+            self.need_total = waited;
+        }
+        let _ = now;
+        self.has_something_to_say()
+    }
+
+    /// A check lacks units: it found less than `need`. Answers whether to ask.
+    pub(super) fn want(&mut self, now: Mono, need: Units) -> bool {
+        let missing = need.saturating_sub(self.cell.free());
+        if missing == 0 {
+            return false;
+        }
+        self.closing = false;
+        let need_total = self.granted_seen.saturating_add(missing);
+        if need_total > self.need_total {
+            self.need_total = need_total;
+            self.sent_at = None;
+            self.pause_ms = REPEAT_MS;
+        }
+        let more = self.target().max(need).saturating_sub(self.cell.free());
+        self.want_total = self
+            .want_total
+            .max(self.granted_seen.saturating_add(more.max(missing)));
+        self.used_at = now;
+        true
+    }
+
+    /// How much the cell should hold for what was seen of its use.
+    fn target(&self) -> Units {
+        let by_demand = self.demand.saturating_mul(FULL_SECONDS);
+        by_demand.max(self.cell.used().clamp(1, GROWTH_MAX))
+    }
+
+    pub(super) fn stop_waiting(&mut self) {
+        self.need_total = self.granted_seen;
+        self.want_total = self.granted_seen;
+    }
+
+    /// Whether an answer belongs to this opening; the first answer to a `Resolve` begins it.
+    pub(super) fn takes(&mut self, epoch: Epoch, lease_no: LeaseNo) -> bool {
+        if self.unbound() && self.resolved == Some(lease_no) {
+            self.bind_new(lease_no, epoch);
+        }
+        if crate::planted::answers_to_an_old_lease_no_accepted() {
+            return self.epoch.is_some();
+        }
+        self.epoch == Some(epoch) && self.lease_no == lease_no
+    }
+
+    /// Takes the growth of what was granted into the cell; answers it.
+    pub(super) fn take_grant(&mut self, granted_total: Units) -> Units {
+        let growth = granted_total.saturating_sub(self.granted_seen);
+        if growth > 0 {
+            self.granted_seen = granted_total;
+            self.cell.deposit(growth);
+            self.pause_ms = REPEAT_MS;
+        }
+        if self.granted_seen >= self.need_total && self.want_total > self.granted_seen {
+            // The rest was a wish: it is asked for again when it is still needed.
+            self.want_total = self.granted_seen;
+        }
+        growth
+    }
+
+    pub(super) fn note_surrender_taken(&mut self, surrendered_total: Units) {
+        self.surrender_taken = self.surrender_taken.max(surrendered_total);
+    }
+
+    pub(super) fn set_refusal(&mut self, refusal: Option<Refusal>, revision: Revision) {
+        self.refusal = refusal.map(|refusal| (refusal, revision));
+        self.cell.set_refusal(refusal);
+    }
+
+    pub(super) fn forget_refusal_below(&mut self, revision: Revision) {
+        let planted = crate::planted::none_for_good_remembered_across_a_raise();
+        if let Some((_, at)) = self.refusal
+            && at < revision
+            && !planted
+        {
+            self.set_refusal(None, revision);
+        }
+    }
+
+    /// The issuer dropped the row on our word. Units that came with the answer stay in the cell and are
+    /// carried into the next opening.
+    pub(super) fn close(&mut self) {
+        if !self.closing {
+            return;
+        }
+        self.epoch = None;
+        self.closing = false;
+        self.want_total = 0;
+        self.need_total = 0;
+        self.granted_seen = 0;
+        self.surrendered_total = 0;
+        self.surrender_taken = 0;
+    }
+
+    /// Takes idle units out of the cell for the issuer: all while a check waits in vain for more than
+    /// there is, else what exceeds a quarter second of demand. Answers how many.
+    pub(super) fn surrender_idle(&mut self) -> Units {
+        let free = self.cell.free();
+        let waits = self.need_total > self.granted_seen;
+        let keep = if waits { 0 } else { self.demand / 4 };
+        self.surrender(free.saturating_sub(keep))
+    }
+
+    fn surrender(&mut self, at_most: Units) -> Units {
+        // What exceeds carried + granted would not be counted by the issuer.
+        let countable = self
+            .carried
+            .saturating_add(self.granted_seen)
+            .saturating_sub(self.surrendered_total);
+        let units = self.cell.withdraw(at_most.min(countable));
+        self.surrendered_total = self.surrendered_total.saturating_add(units);
+        if units > 0 {
+            self.sent_at = None;
+            self.pause_ms = REPEAT_MS;
+        }
+        units
+    }
+
+    /// Hands in the whole cell and ends the opening.
+    pub(super) fn surrender_everything(&mut self, now: Mono) -> Units {
+        let _ = now;
+        if self.unbound() {
+            return 0;
+        }
+        let units = self.surrender(Units::MAX);
+        self.stop_waiting();
+        self.closing = true;
+        units
+    }
+
+    /// Samples the cell; asks ahead, or hands an idle cell in. Answers what was surrendered.
+    pub(super) fn observe(&mut self, now: Mono) -> Units {
+        let used = self.cell.used();
+        let (at, before) = self.sampled;
+        let elapsed = now.since_ms(at);
+        if elapsed == 0 {
+            return 0;
+        }
+        let spent = used.saturating_sub(before);
+        self.sampled = (now, used);
+        if spent > 0 {
+            self.used_at = now;
+        }
+        let sample = spent.saturating_mul(1000).checked_div(elapsed).unwrap_or(0);
+        let weight = if sample > self.demand { RISE } else { FALL };
+        let kept = self.demand.saturating_mul(weight.saturating_sub(1));
+        self.demand = kept.saturating_add(sample).checked_div(weight).unwrap_or(0);
+        if self.unbound() {
+            return 0;
+        }
+        if now.since_ms(self.used_at) >= IDLE_MS && !self.closing {
+            return self.hand_in(now);
+        }
+        let low = self.demand.saturating_mul(LOW_SECONDS);
+        let free = self.cell.free();
+        if self.refusal.is_none() && free < low && !self.closing {
+            let more = self
+                .demand
+                .saturating_mul(FULL_SECONDS)
+                .saturating_sub(free);
+            self.want_total = self.want_total.max(self.granted_seen.saturating_add(more));
+        }
+        0
+    }
+
+    fn hand_in(&mut self, now: Mono) -> Units {
+        if crate::planted::idle_account_reopened_at_zero() {
+            let units = self.surrender(Units::MAX);
+            self.epoch = None;
+            return units;
+        }
+        self.surrender_everything(now)
+    }
+
+    /// Whether the issuer has to hear something: a want, a surrender not taken yet, the end.
+    pub(super) fn has_something_to_say(&self) -> bool {
+        self.epoch.is_some()
+            && (self.want_total > self.granted_seen
+                || self.surrendered_total > self.surrender_taken
+                || self.closing)
+    }
+
+    /// Whether it is time to say it (again).
+    pub(super) fn due(&self, now: Mono) -> bool {
+        self.has_something_to_say()
+            && self
+                .sent_at
+                .is_none_or(|at| now.since_ms(at) >= self.pause_ms)
+    }
+
+    /// The line to send.
+    pub(super) fn line(&mut self, now: Mono, account: &AccountId) -> LeaseLine {
+        if self.sent_at.is_some() {
+            self.pause_ms = self.pause_ms.saturating_mul(2).min(REPEAT_MS_MAX);
+        }
+        self.sent_at = Some(now);
+        LeaseLine {
+            account: account.clone(),
+            lease_no: self.lease_no,
+            carried: self.carried,
+            want_total: self.want_total.max(self.granted_seen),
+            need_total: self.need_total,
+            surrendered_total: self.surrendered_total,
+            demand: self.demand,
+            closing: self.closing,
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! A map of replicated records that knows its digest and which records changed.
+//!
+//! Every change goes through [`Table::put`], [`Table::update`] or [`Table::remove`], so the rolling state
+//! digest and the list of records for the next checkpoint cannot be forgotten. The digest is the wrapping
+//! sum of one 128-bit hash per record: order does not matter, a change costs two hashes, and a full scan
+//! at start-up gives the same number. Next: [`crate::ledger`].
+
+use crate::digest::StableHasher;
+use std::borrow::Borrow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::Hash;
+
+/// See the module's text.
+#[derive(Clone, Debug)]
+pub struct Table<K, V> {
+    kind: u8,
+    records: BTreeMap<K, V>,
+    dirty: BTreeSet<K>,
+    digest: u128,
+}
+
+impl<K: Ord + Clone + Hash, V: Hash> Table<K, V> {
+    /// An empty table; `kind` keeps equal keys of different tables apart in the digest.
+    #[must_use]
+    pub fn new(kind: u8) -> Self {
+        Self {
+            kind,
+            records: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+            digest: 0,
+        }
+    }
+
+    /// The record under a key.
+    pub fn get<Q: Ord + ?Sized>(&self, key: &Q) -> Option<&V>
+    where
+        K: Borrow<Q>,
+    {
+        self.records.get(key)
+    }
+
+    /// Whether there is a record under a key.
+    pub fn contains<Q: Ord + ?Sized>(&self, key: &Q) -> bool
+    where
+        K: Borrow<Q>,
+    {
+        self.records.contains_key(key)
+    }
+
+    /// All records, in order of their keys.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = (&K, &V)> {
+        self.records.iter()
+    }
+
+    /// The records whose keys lie in a range, in order.
+    pub fn range<R: std::ops::RangeBounds<K>>(
+        &self,
+        range: R,
+    ) -> impl DoubleEndedIterator<Item = (&K, &V)> {
+        self.records.range(range)
+    }
+
+    /// How many records there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// Writes a record, whatever was there.
+    pub fn put(&mut self, key: K, value: V) {
+        if let Some(old) = self.records.get(&key) {
+            self.digest = self.digest.wrapping_sub(self.hash(&key, old));
+        }
+        self.digest = self.digest.wrapping_add(self.hash(&key, &value));
+        self.dirty.insert(key.clone());
+        self.records.insert(key, value);
+    }
+
+    /// Changes a record in place; `None` when there is none.
+    pub fn update<R>(&mut self, key: &K, change: impl FnOnce(&mut V) -> R) -> Option<R> {
+        let kind = self.kind;
+        let value = self.records.get_mut(key)?;
+        let before = hash(kind, key, value);
+        let result = change(value);
+        let after = hash(kind, key, value);
+        if before != after {
+            self.digest = self.digest.wrapping_sub(before).wrapping_add(after);
+            self.dirty.insert(key.clone());
+        }
+        Some(result)
+    }
+
+    /// Takes a record out.
+    pub fn remove(&mut self, key: &K) -> Option<V> {
+        let old = self.records.remove(key)?;
+        self.digest = self.digest.wrapping_sub(self.hash(key, &old));
+        self.dirty.insert(key.clone());
+        Some(old)
+    }
+
+    /// The digest of all records.
+    #[must_use]
+    pub fn digest(&self) -> u128 {
+        self.digest
+    }
+
+    /// The keys changed since the last call, in order; their records are to be written or, where there
+    /// is none any more, removed.
+    pub fn take_dirty(&mut self) -> BTreeSet<K> {
+        std::mem::take(&mut self.dirty)
+    }
+
+    fn hash(&self, key: &K, value: &V) -> u128 {
+        hash(self.kind, key, value)
+    }
+}
+
+fn hash<K: Hash, V: Hash>(kind: u8, key: &K, value: &V) -> u128 {
+    let mut hasher = StableHasher::default();
+    (kind, key, value).hash(&mut hasher);
+    hasher.take128()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digest_depends_on_contents_only() {
+        let mut one = Table::new(1);
+        one.put(1_u64, 10_u64);
+        one.put(2, 20);
+        one.update(&1, |v| *v = 11);
+        one.put(3, 30);
+        one.remove(&3);
+        let mut other = Table::new(1);
+        other.put(2_u64, 20_u64);
+        other.put(1, 11);
+        assert_eq!(one.digest(), other.digest());
+        other.update(&2, |v| *v = 21);
+        assert_ne!(one.digest(), other.digest());
+    }
+
+    #[test]
+    fn dirty_names_what_changed_and_only_that() {
+        let mut table = Table::new(1);
+        table.put(1_u64, 10_u64);
+        table.put(2, 20);
+        assert_eq!(table.take_dirty(), BTreeSet::from([1, 2]));
+        table.update(&1, |_| ());
+        assert!(table.take_dirty().is_empty());
+        table.remove(&2);
+        assert_eq!(table.take_dirty(), BTreeSet::from([2]));
+    }
+}
