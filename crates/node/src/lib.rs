@@ -3,5 +3,10 @@
 //! Owns everything with a disk, a clock or a socket on the cluster's side. Decides nothing about units: that is
 //! `tollgate_core`'s. Read [`storage`] for what makes a write stable, then [`raft`] for how it is agreed on.
 
+pub mod clock;
+pub mod config;
+pub mod consensus;
+pub mod machine;
+pub mod pepper;
 pub mod raft;
 pub mod storage;

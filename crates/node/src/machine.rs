@@ -1,0 +1,360 @@
+//! The ledger as the log drives it: bytes in, replies out, records and audit entries for the disk.
+//!
+//! Each command of a batch is decoded on its own: bytes that are no command get [`Reply::Malformed`] and spoil no
+//! neighbour. Decides nothing: that is [`tollgate_core::ledger`]'s. Readers ([`SharedLedger::read`]) share one lock
+//! with `apply` and hold it for microseconds: never across an await. Next: [`crate::storage::Machine`].
+
+use crate::storage::{Change, Machine, Records, RestoreError, SharedMachine};
+use serde::{Deserialize, Serialize};
+use std::collections::VecDeque;
+use std::ops::Deref;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, RwLock, RwLockReadGuard};
+use tollgate_core::audit::AuditEntry;
+use tollgate_core::command::{Command, Reply};
+use tollgate_core::ids::Incarnation;
+use tollgate_core::ledger::records::{Record, RecordKey};
+use tollgate_core::ledger::{Alarm, Ledger};
+use tollgate_core::time::LedgerTime;
+use tollgate_wire::codec;
+
+/// Most bytes of one encoded command, so that it fits a log entry of 64 KiB.
+pub const COMMAND_BYTES_MAX: usize = 60 * 1024;
+
+/// Digests of the last entries kept to be compared with other nodes.
+pub const DIGESTS_MAX: usize = 4096;
+
+/// Newest audit entries kept in memory: those that the disk may not have yet, and far more than a page.
+pub const AUDIT_RECENT_MAX: usize = 4096;
+
+const COMMAND_BUDGET: usize = codec::budget(COMMAND_BYTES_MAX);
+const BATCH_BUDGET: usize = codec::budget(128 * 1024);
+const RECORD_BUDGET: usize = codec::budget(128 * 1024);
+
+/// One log entry as it stands in the log: commands as bytes, so that one unreadable command harms no other.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Batch {
+    /// The proposing leader's guarded clock.
+    pub time: LedgerTime,
+    /// The encoded commands, in order.
+    pub commands: Vec<serde_bytes::ByteBuf>,
+}
+
+/// How often each alarm was raised since the start; a restart replays and counts again.
+#[derive(Debug, Default)]
+pub struct AlarmCounts {
+    counts: [AtomicU64; ALARM_KINDS.len()],
+}
+
+/// The alarms' names in metrics, in the order of [`kind`].
+pub const ALARM_KINDS: [&str; 5] = [
+    "returned_beyond_out",
+    "excess",
+    "suspense",
+    "hash_mismatch",
+    "overflow",
+];
+
+fn kind(alarm: &Alarm) -> usize {
+    match alarm {
+        Alarm::ReturnedBeyondOut { .. } => 0,
+        Alarm::Excess { .. } => 1,
+        Alarm::Suspense { .. } => 2,
+        Alarm::HashMismatch { .. } => 3,
+        Alarm::Overflow { .. } => 4,
+    }
+}
+
+impl AlarmCounts {
+    /// Name and count of each kind.
+    pub fn all(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let count =
+            |(at, name): (usize, &'static str)| (name, self.counts[at].load(Ordering::Relaxed));
+        ALARM_KINDS.into_iter().enumerate().map(count)
+    }
+
+    fn note(&self, alarm: &Alarm) {
+        self.counts[kind(alarm)].fetch_add(1, Ordering::Relaxed);
+        tracing::warn!(?alarm, "alarm of the ledger");
+    }
+}
+
+/// See the module's text.
+pub struct LedgerMachine {
+    ledger: Ledger,
+    alarms: Arc<AlarmCounts>,
+    /// Entries the store has not taken yet.
+    audit: Vec<(u64, Vec<u8>)>,
+    audit_recent: VecDeque<AuditEntry>,
+    digests: VecDeque<(u64, u128)>,
+}
+
+impl LedgerMachine {
+    fn new(incarnation: Incarnation) -> Self {
+        Self {
+            ledger: Ledger::new(incarnation),
+            alarms: Arc::default(),
+            audit: Vec::new(),
+            audit_recent: VecDeque::new(),
+            digests: VecDeque::new(),
+        }
+    }
+
+    /// The newest audit entries, oldest first.
+    #[must_use]
+    pub fn audit_recent(&self) -> &VecDeque<AuditEntry> {
+        &self.audit_recent
+    }
+
+    /// The digest of the state after an entry, if it was applied by this process and not long ago.
+    #[must_use]
+    pub fn digest_at(&self, index: u64) -> Option<u128> {
+        let at = self
+            .digests
+            .binary_search_by_key(&index, |(index, _)| *index)
+            .ok()?;
+        self.digests.get(at).map(|(_, digest)| *digest)
+    }
+
+    /// The newest entry applied by this process, with the digest after it.
+    #[must_use]
+    pub fn newest_digest(&self) -> Option<(u64, u128)> {
+        self.digests.back().copied()
+    }
+
+    fn take_in(&mut self, bytes: &[u8]) -> Reply {
+        match codec::decode::<Command, COMMAND_BUDGET>(bytes) {
+            Ok(command) => self.ledger.apply_command(&command),
+            Err(error) => Reply::Malformed(error.to_string().into()),
+        }
+    }
+
+    fn after_apply(&mut self, index: u64) {
+        for alarm in self.ledger.take_alarms() {
+            self.alarms.note(&alarm);
+        }
+        for entry in self.ledger.take_audit() {
+            self.audit.push((entry.seq, encode(&entry)));
+            if self.audit_recent.len() == AUDIT_RECENT_MAX {
+                self.audit_recent.pop_front();
+            }
+            self.audit_recent.push_back(entry);
+        }
+        if self.digests.len() == DIGESTS_MAX {
+            self.digests.pop_front();
+        }
+        self.digests.push_back((index, self.ledger.digest()));
+    }
+}
+
+impl Deref for LedgerMachine {
+    type Target = Ledger;
+    fn deref(&self) -> &Ledger {
+        &self.ledger
+    }
+}
+
+impl Machine for LedgerMachine {
+    fn apply(&mut self, index: u64, batch: &[u8]) -> Vec<u8> {
+        let replies: Vec<serde_bytes::ByteBuf> = match codec::decode::<Batch, BATCH_BUDGET>(batch) {
+            Ok(batch) => {
+                self.ledger.begin(index, batch.time);
+                batch
+                    .commands
+                    .iter()
+                    .map(|bytes| encode(&self.take_in(bytes)).into())
+                    .collect()
+            }
+            Err(error) => {
+                // No proposer of ours writes such an entry; every replica answers it alike, with nothing.
+                tracing::error!(index, %error, "a log entry is no batch of commands");
+                Vec::new()
+            }
+        };
+        self.after_apply(index);
+        encode(&replies)
+    }
+
+    fn digest(&self) -> u128 {
+        self.ledger.digest()
+    }
+
+    fn take_dirty(&mut self) -> Vec<Change> {
+        let keys = self.ledger.take_dirty();
+        let change = |key: &RecordKey| (encode(key), self.ledger.record(key).map(|r| encode(&r)));
+        keys.iter().map(change).collect()
+    }
+
+    fn take_audit(&mut self) -> Vec<(u64, Vec<u8>)> {
+        std::mem::take(&mut self.audit)
+    }
+
+    fn restore(&mut self, records: Records<'_>, digest: u128) -> Result<(), RestoreError> {
+        let mut failure = None;
+        let decoded = records.map_while(|record| {
+            record
+                .map_err(RestoreError::from)
+                .and_then(decode_record)
+                .map_err(|error| failure = Some(error))
+                .ok()
+        });
+        let restored = Ledger::restore(decoded);
+        if let Some(error) = failure {
+            return Err(error);
+        }
+        let ledger = restored.map_err(|error| RestoreError::Record(error.to_string()))?;
+        let found = ledger.digest();
+        if found != digest {
+            return Err(RestoreError::Digest {
+                found,
+                expected: digest,
+            });
+        }
+        self.ledger = ledger;
+        self.audit.clear();
+        self.digests.clear();
+        Ok(())
+    }
+}
+
+fn decode_record((key, content): (Vec<u8>, Vec<u8>)) -> Result<(RecordKey, Record), RestoreError> {
+    let damaged = |error: codec::DecodeError| RestoreError::Record(error.to_string());
+    let key = codec::decode::<RecordKey, RECORD_BUDGET>(&key).map_err(damaged)?;
+    let record = codec::decode::<Record, RECORD_BUDGET>(&content).map_err(damaged)?;
+    Ok((key, record))
+}
+
+fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+    match codec::encode(value) {
+        Ok(bytes) => bytes,
+        // Only a type without a length could fail: the golden tests of the types would show it.
+        Err(error) => unreachable!("records, commands and replies have an encoding: {error}"),
+    }
+}
+
+/// The machine behind its lock. Clones share it.
+#[derive(Clone)]
+pub struct SharedLedger {
+    machine: Arc<RwLock<LedgerMachine>>,
+    alarms: Arc<AlarmCounts>,
+}
+
+impl SharedLedger {
+    /// The ledger of a new cluster's data, to be restored from a store.
+    #[must_use]
+    pub fn new(incarnation: Incarnation) -> Self {
+        let machine = LedgerMachine::new(incarnation);
+        let alarms = machine.alarms.clone();
+        Self {
+            machine: Arc::new(RwLock::new(machine)),
+            alarms,
+        }
+    }
+
+    /// For [`crate::storage::Store::open`].
+    #[must_use]
+    pub fn machine(&self) -> SharedMachine {
+        self.machine.clone()
+    }
+
+    /// The alarms raised so far.
+    #[must_use]
+    pub fn alarms(&self) -> &Arc<AlarmCounts> {
+        &self.alarms
+    }
+
+    /// The replica, to read from: briefly, never across an await.
+    ///
+    /// # Panics
+    /// When an earlier `apply` panicked: nothing may act on a state that is half changed.
+    #[must_use]
+    pub fn read(&self) -> RwLockReadGuard<'_, LedgerMachine> {
+        match self.machine.read() {
+            Ok(guard) => guard,
+            Err(_) => panic!("an apply panicked: the node must stop, its state is half changed"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tollgate_core::command::{OpenNode, OpenNodeReply};
+    use tollgate_core::ids::{Boot, NodeId, Nonce};
+
+    fn batch(commands: Vec<Vec<u8>>) -> Vec<u8> {
+        let commands = commands
+            .into_iter()
+            .map(serde_bytes::ByteBuf::from)
+            .collect();
+        encode(&Batch {
+            time: LedgerTime(7),
+            commands,
+        })
+    }
+
+    fn open_node(nonce: u64) -> Vec<u8> {
+        encode(&Command::OpenNode(OpenNode {
+            node: NodeId(1),
+            nonce: Nonce(nonce),
+        }))
+    }
+
+    fn replies(bytes: &[u8]) -> Vec<Reply> {
+        let replies: Vec<serde_bytes::ByteBuf> = codec::decode::<_, BATCH_BUDGET>(bytes).unwrap();
+        replies
+            .iter()
+            .map(|bytes| codec::decode::<_, BATCH_BUDGET>(bytes).unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn bytes_that_are_no_command_spoil_no_neighbour() {
+        let mut machine = LedgerMachine::new(Incarnation(1));
+        let answered = machine.apply(3, &batch(vec![open_node(1), vec![250, 1, 2], open_node(2)]));
+        let [first, Reply::Malformed(_), second] = &replies(&answered)[..] else {
+            panic!("three replies in order, the second malformed");
+        };
+        assert_eq!(*first, Reply::OpenNode(OpenNodeReply::Boot(Boot(1))));
+        assert_eq!(*second, Reply::OpenNode(OpenNodeReply::Boot(Boot(2))));
+        assert_eq!((machine.index(), machine.time()), (3, LedgerTime(7)));
+        assert!(replies(&machine.apply(4, b"\xff garbage")).is_empty());
+        assert_eq!(
+            machine.digest_at(3).is_some(),
+            machine.digest_at(4).is_some()
+        );
+    }
+
+    #[test]
+    fn a_restored_machine_has_the_digest_and_the_records_of_the_one_before() {
+        let mut one = LedgerMachine::new(Incarnation(1));
+        one.apply(1, &batch(vec![open_node(1)]));
+        let records: Vec<_> = one
+            .take_dirty()
+            .into_iter()
+            .map(|(key, content)| (key, content.unwrap()))
+            .collect();
+        let mut other = LedgerMachine::new(Incarnation(1));
+        other
+            .restore(
+                &mut records.clone().into_iter().map(Ok),
+                Machine::digest(&one),
+            )
+            .unwrap();
+        assert_eq!(Machine::digest(&other), Machine::digest(&one));
+        assert_eq!(other.node_boot(NodeId(1)), Some(Boot(1)));
+        let wrong = other.restore(&mut records.clone().into_iter().map(Ok), 1);
+        assert!(matches!(
+            wrong,
+            Err(RestoreError::Digest { expected: 1, .. })
+        ));
+        let garbage = [(vec![99], vec![99])];
+        let wrong = other.restore(&mut garbage.into_iter().map(Ok), 1);
+        assert!(matches!(wrong, Err(RestoreError::Record(_))));
+        assert_eq!(
+            Machine::digest(&other),
+            Machine::digest(&one),
+            "a failed restore changes nothing"
+        );
+    }
+}
