@@ -4,8 +4,13 @@
 //! know what a message means, to touch sled or openraft, and to decide what a broken peer or file leads
 //! to: it says exactly what it found, the caller decides.
 //!
-//! Read [`codec`] (values to bytes), [`frame`] (bytes on a stream) and [`record`] (bytes in a file) first.
+//! Read [`codec`] (values to bytes), [`frame`] (bytes on a stream) and [`record`] (bytes in a file) first,
+//! then [`identity`] (who a peer is), [`tls`] and [`quic`].
 
+pub mod certs;
 pub mod codec;
 pub mod frame;
+pub mod identity;
+pub mod quic;
 pub mod record;
+pub mod tls;

@@ -225,7 +225,7 @@ async fn a_cancelled_flush_goes_on_where_it_was() {
     }
     let mut received = Vec::new();
     // Each round polls each end once and drops its future: the pipe of 10 bytes stops both often.
-    while received.len() < payloads.len() {
+    for _ in 0..1000 {
         let _ = writer.flush().now_or_never();
         if let Some(next) = reader.next().now_or_never() {
             received.push(next.unwrap().unwrap().to_vec());
