@@ -1,6 +1,10 @@
-//! The parts of the `tollgate` binary that are worth testing on their own.
+//! What the `tollgate` binary does: commands, the access log's reader, the load that demo and replay send.
 //!
-//! Owns: reading access logs (`access_log`). Refuses: to print; `main.rs` and the commands do.
-//! Read next: `access_log.rs`.
+//! Owns: the command line and everything that prints (`output`). Refuses: to know the protocol; nodes and edges
+//! do. Read next: `args.rs` for what there is, `commands/` for what it does.
 
 pub mod access_log;
+pub mod args;
+pub mod commands;
+pub mod load;
+pub mod output;
