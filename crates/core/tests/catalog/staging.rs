@@ -3,6 +3,7 @@
 use crate::book::{Book, audit_of, command, customer, license, limit, name, plan};
 use tollgate_core::account::Per;
 use tollgate_core::admin::{self, AdminCommand, AdminReply, Change, Item};
+use tollgate_core::command::Command;
 
 pub(crate) fn stage(upload: &str, part: u32, items: Vec<Item>) -> Change {
     Change::Stage {
