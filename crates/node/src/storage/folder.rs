@@ -8,7 +8,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use super::fault::{At, StoreError};
+use super::fault::{self, At, StoreError};
 
 /// First line of an identity file.
 const IDENTITY_TITLE: &str = "tollgate data folder, format 1";
@@ -63,11 +63,18 @@ impl Paths {
     }
 }
 
-/// Makes a folder's entries durable.
+/// Makes a file durable, content and size. A sync that fails ends the process.
+pub(crate) fn sync_file(file: &File, path: &Path) {
+    if let Err(error) = file.sync_all() {
+        fault::sync_failed(path, &error);
+    }
+}
+
+/// Makes a folder's entries durable. A sync that fails ends the process.
 pub(crate) fn sync_dir(path: &Path) -> Result<(), StoreError> {
-    File::open(path)
-        .and_then(|dir| dir.sync_all())
-        .at("sync the folder", path)
+    let dir = File::open(path).at("open the folder", path)?;
+    sync_file(&dir, path);
+    Ok(())
 }
 
 /// Creates a folder with its parents and makes each of them durable.
@@ -90,7 +97,7 @@ pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> Result<(), StoreError>
     let part = path.with_extension("part");
     let mut file = File::create(&part).at("create", &part)?;
     file.write_all(bytes).at("write", &part)?;
-    file.sync_all().at("sync", &part)?;
+    sync_file(&file, &part);
     rename_durably(&part, path)
 }
 

@@ -346,14 +346,12 @@ impl SnapshotFile {
             return Ok(self.clone());
         }
         if self.path.parent() == Some(dir) {
-            self.file.sync_all().at("sync", &self.path)?;
+            folder::sync_file(&self.file, &self.path);
             folder::rename_durably(&self.path, &target)?;
         } else {
             let part = target.with_extension(EXTENSION_PART);
             fs::copy(&self.path, &part).at("copy", &self.path)?;
-            File::open(&part)
-                .and_then(|file| file.sync_all())
-                .at("sync", &part)?;
+            folder::sync_file(&File::open(&part).at("open", &part)?, &part);
             folder::rename_durably(&part, &target)?;
         }
         Self::open(&target)
@@ -423,7 +421,7 @@ pub(crate) fn write(shared: &Shared, frozen: &Checkpoint) -> Result<SnapshotFile
         .inner
         .into_inner()
         .map_err(std::io::IntoInnerError::into_error);
-    file.and_then(|file| file.sync_all()).at("sync", &part)?;
+    folder::sync_file(&file.at("write", &part)?, &part);
     folder::rename_durably(&part, &target)?;
     SnapshotFile::open(&target)
 }

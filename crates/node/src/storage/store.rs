@@ -320,9 +320,7 @@ fn open_trees(
     if is_new {
         for name in ["conf", "db"] {
             let path = paths.sled.join(name);
-            File::open(&path)
-                .and_then(|file| file.sync_all())
-                .at("sync", &path)?;
+            folder::sync_file(&File::open(&path).at("open", &path)?, &path);
         }
         folder::sync_dir(&paths.sled)?;
         folder::sync_dir(&paths.root)?;
