@@ -9,14 +9,13 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::any::type_name;
 
-/// Widest integer over its shortest encoding: a `u64` below 251 is one byte on the wire.
-const WIDEST_INTEGER: usize = 8;
+/// Widest integer over its shortest encoding: a `u128` below 251 is one byte on the wire.
+const WIDEST_INTEGER: usize = 16;
 
 /// The budget [`decode`] needs so that every message of at most `encoded_max` bytes is accepted.
 ///
 /// The budget counts each integer at its full width (a small `u64` counts 8, though it takes one byte),
-/// each text and byte string at its length. So it is 8 times the bytes on the wire; types with `u128`
-/// fields are not covered.
+/// each text and byte string at its length. So it is 16 times the bytes on the wire.
 #[must_use]
 pub const fn budget(encoded_max: usize) -> usize {
     encoded_max.saturating_mul(WIDEST_INTEGER)
@@ -258,24 +257,24 @@ mod tests {
         );
         assert_eq!(
             error(&vec![0; BUDGET + 1]),
-            format!("32769 bytes for a {what}, expected at most 32768"),
+            format!("65537 bytes for a {what}, expected at most 65536"),
         );
         assert_eq!(
             error(&[2, 253, 0, 0, 0, 0, 0, 0, 0, 1]),
             format!(
-                "10 bytes claim to hold a {what} of more than 32768 bytes (integers counted at full width)"
+                "10 bytes claim to hold a {what} of more than 65536 bytes (integers counted at full width)"
             ),
         );
     }
 
-    /// A frame full of small numbers counts 8 times its size: the reason for [`budget`].
+    /// A frame full of small numbers counts 16 times its size: the reason for [`budget`].
     #[test]
     fn the_budget_of_a_limit_accepts_every_message_within_the_limit() {
-        let bytes = encode(&vec![1_u64; LIMIT - 3]).unwrap();
+        let bytes = encode(&vec![1_u128; LIMIT - 3]).unwrap();
         assert_eq!(bytes.len(), LIMIT);
-        assert!(decode::<Vec<u64>, BUDGET>(&bytes).is_ok());
+        assert!(decode::<Vec<u128>, BUDGET>(&bytes).is_ok());
         assert!(matches!(
-            decode::<Vec<u64>, LIMIT>(&bytes),
+            decode::<Vec<u128>, LIMIT>(&bytes),
             Err(DecodeError::OverBudget { .. })
         ));
     }
