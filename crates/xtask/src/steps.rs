@@ -73,7 +73,11 @@ pub(crate) const CI: &[Step] = &[
             "--no-deps",
             "--document-private-items",
         ],
-        env: &[("RUSTDOCFLAGS", "-D warnings")],
+        // The documentation is for those who work here: private items are in it, and may be linked to.
+        env: &[(
+            "RUSTDOCFLAGS",
+            "-D warnings -A rustdoc::private-intra-doc-links",
+        )],
         ..CARGO
     },
     Step {
