@@ -4,7 +4,9 @@
 //! do. Read next: `args.rs` for what there is, `commands/` for what it does.
 
 pub mod access_log;
+pub mod admin_client;
 pub mod args;
 pub mod commands;
 pub mod load;
+pub mod local_cluster;
 pub mod output;

@@ -20,7 +20,7 @@ const PEPPER_BYTES: usize = 32;
 const AUTHORITY_LIVES: u32 = 4;
 
 #[derive(Serialize)]
-struct Made {
+pub(crate) struct Made {
     file: PathBuf,
     made: bool,
 }
@@ -41,7 +41,7 @@ pub fn run(format: Format, args: &Certs) -> Result<(), Failure> {
     })
 }
 
-fn make(args: &Certs) -> Result<Vec<Made>, Failure> {
+pub(crate) fn make(args: &Certs) -> Result<Vec<Made>, Failure> {
     let validity = Validity::days(args.days);
     let dir = &args.dir;
     let mut done = Vec::new();

@@ -1,0 +1,238 @@
+//! What the demo plays: customers made from the access log, their quotas, and who gets which fate.
+//!
+//! Owns: the catalog file, the credentials, the expectation by customer. Pure but for the log it is given; the same
+//! seed gives the same story. Read next: `super` for how it is played.
+
+use crate::commands::replay::{Requests, read_log};
+use crate::load::Check;
+use crate::output::Failure;
+use std::collections::HashMap;
+use std::fmt::Write;
+use std::sync::Arc;
+use tollgate_core::account::Environment;
+use tollgate_core::credential::{self, RANDOM_BYTES};
+use tollgate_core::ids::Slot;
+
+/// The access log that the repository ships.
+const LOG: &[u8] = include_bytes!("../../../testdata/access.log.gz");
+
+/// Name of every limit of the demo: one account per customer.
+pub const LIMIT: &str = "calls";
+
+/// Units of the plan `standard`: more than any client of the log asks for.
+const STANDARD: u64 = 1_000;
+
+/// Units of the plan `tiny`: far too few for most.
+const TINY: u64 = 3;
+
+/// Every so many clients get the plan `tiny`.
+const TINY_EVERY: usize = 4;
+
+/// Units of the customer whose quota is raised while it runs, before and after.
+pub const RAISED: (u64, u64) = (50, 400);
+
+/// Units of the hot customer: more than this machine can use up in the demo.
+const HOT: u64 = 50_000_000;
+
+/// A customer of the demo.
+pub struct Customer {
+    /// Its id: the client's address in the log, or a name.
+    pub id: Arc<str>,
+    /// Its plan.
+    pub plan: &'static str,
+    /// The public id of its key.
+    pub key: String,
+    /// The credential, as a client presents it.
+    pub credential: Arc<str>,
+    sha256: [u8; 32],
+}
+
+/// The story.
+pub struct Story {
+    /// All customers; the index is the subject of checks.
+    pub customers: Vec<Customer>,
+    /// The log's requests, in order.
+    pub requests: Vec<Check>,
+    /// Index of the customer under sustained load.
+    pub hot: usize,
+    /// Index of the customer whose quota is raised.
+    pub raised: usize,
+    /// Index of the customer whose key is revoked.
+    pub revoked: usize,
+}
+
+impl Story {
+    /// Makes the story of a seed.
+    ///
+    /// # Errors
+    /// [`Failure`] if the shipped log cannot be read.
+    pub fn new(seed: u64) -> Result<Self, Failure> {
+        let mut random = Random(seed);
+        let mut credentials: HashMap<String, (Customer, u64)> = HashMap::new();
+        let Requests {
+            checks, clients, ..
+        } = read_log(LOG, "the shipped log", |client| {
+            let entry = credentials
+                .entry(client.to_owned())
+                .or_insert_with(|| (customer(client, "standard", &mut random), 0));
+            entry.1 += 1;
+            Some(Arc::clone(&entry.0.credential))
+        })?;
+        let mut customers = Vec::with_capacity(clients.len() + 1);
+        let mut busiest: Vec<(u64, usize)> = Vec::new();
+        for (i, client) in clients.iter().enumerate() {
+            let Some((mut customer, requests)) = credentials.remove(&**client) else {
+                unreachable!("every client of the log was given a customer");
+            };
+            if i % TINY_EVERY == TINY_EVERY - 1 {
+                customer.plan = "tiny";
+            }
+            customers.push(customer);
+            busiest.push((requests, i));
+        }
+        busiest.sort_unstable_by(|a, b| b.cmp(a));
+        let (raised, revoked) = (busiest[0].1, busiest[1].1);
+        customers[raised].plan = "raised";
+        customers[revoked].plan = "standard";
+        let hot = customers.len();
+        customers.push(customer("hot", "hot", &mut random));
+        Ok(Self {
+            customers,
+            requests: checks,
+            hot,
+            raised,
+            revoked,
+        })
+    }
+
+    /// One check of the hot customer.
+    #[must_use]
+    pub fn hot_check(&self) -> Check {
+        self.check(self.hot)
+    }
+
+    /// One check of a customer.
+    #[must_use]
+    pub fn check(&self, subject: usize) -> Check {
+        Check {
+            subject,
+            credential: Arc::clone(&self.customers[subject].credential),
+            method: Arc::from("GET"),
+            path: Arc::from("/v1/hot"),
+            client_ip: None,
+            cost: 1,
+        }
+    }
+
+    /// The account of a customer.
+    #[must_use]
+    pub fn account(&self, subject: usize) -> String {
+        format!(
+            "live/{}/-/customer/{LIMIT}/open",
+            self.customers[subject].id
+        )
+    }
+
+    /// The catalog file: plans, customers, licences, keys.
+    #[must_use]
+    pub fn file(&self) -> String {
+        let mut text = plans(RAISED.0);
+        for c in &self.customers {
+            let hex: String = c.sha256.iter().map(|byte| format!("{byte:02x}")).collect();
+            // Writing to a String cannot fail.
+            let _ = write!(
+                text,
+                "[[customer]]\nid = \"{id}\"\n\
+                 [[license]]\nid = \"{id}\"\ncustomer = \"{id}\"\nplan = \"{plan}\"\n\
+                 [[key]]\nid = \"{key}\"\nlicense = \"{id}\"\nsecret_sha256 = \"{hex}\"\n",
+                id = c.id,
+                plan = c.plan,
+                key = c.key,
+            );
+        }
+        text
+    }
+
+    /// The file that raises one quota.
+    #[must_use]
+    pub fn raise(&self) -> String {
+        plan("raised", RAISED.1)
+    }
+}
+
+fn plans(raised: u64) -> String {
+    [
+        ("standard", STANDARD),
+        ("tiny", TINY),
+        ("raised", raised),
+        ("hot", HOT),
+    ]
+    .map(|(id, quota)| plan(id, quota))
+    .concat()
+}
+
+fn plan(id: &str, quota: u64) -> String {
+    format!(
+        "[[plan]]\nid = \"{id}\"\n[[plan.limit]]\nname = \"{LIMIT}\"\nmeter = \"requests\"\n\
+         per = \"customer\"\nquota = {quota}\nwindow = \"open\"\n"
+    )
+}
+
+fn customer(id: &str, plan: &'static str, random: &mut Random) -> Customer {
+    let composed = credential::compose(Environment::Live, Slot::of(id), &random.bytes());
+    let Ok(presented) = credential::parse(&composed.text) else {
+        unreachable!("a composed credential is one");
+    };
+    let (key, sha256) = (presented.key.to_owned(), presented.secret_sha256());
+    let credential = Arc::from(composed.text.as_str());
+    Customer {
+        id: Arc::from(id),
+        plan,
+        key,
+        credential,
+        sha256,
+    }
+}
+
+/// Splitmix64: the demo's keys are for show and must come again from the same seed.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn bytes(&mut self) -> [u8; RANDOM_BYTES] {
+        let mut bytes = [0; RANDOM_BYTES];
+        for chunk in bytes.chunks_mut(8) {
+            let next = self.next().to_le_bytes();
+            let n = chunk.len();
+            chunk.copy_from_slice(&next[..n]);
+        }
+        bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tollgate_core::file::CatalogFile;
+
+    #[test]
+    fn the_story_is_a_valid_catalog_and_comes_again() {
+        let story = Story::new(1).unwrap();
+        assert_eq!(story.requests.len(), 10_000);
+        let file: CatalogFile = toml::from_str(&story.file()).unwrap();
+        let items = file
+            .validate()
+            .map_err(|problems| format!("{problems:?}"))
+            .unwrap();
+        drop(items);
+        assert_eq!(Story::new(1).unwrap().file(), story.file());
+        assert_ne!(Story::new(2).unwrap().file(), story.file());
+    }
+}
