@@ -70,27 +70,32 @@ impl Default for CellBlock {
     }
 }
 
+impl AsRef<CellBlock> for CellBlock {
+    #[inline]
+    fn as_ref(&self) -> &CellBlock {
+        self
+    }
+}
+
 /// A share of one quota cell: several principals may hold the same one (an account of their common
 /// customer), and the driver holds one while the cell has units in it.
 ///
+/// `H` is what the block lives in: the block alone, or a larger record of which it is a field.
 /// A check borrows the cell through it and counts no references. Ordered and compared by the cell's
 /// address, which is stable while any share of the block lives: a list of cells sorted by it has the
 /// one global order that [`take_all`](crate::take_all) speaks of, in every principal.
-#[derive(Clone, Debug)]
-pub struct CellRef {
-    block: Arc<CellBlock>,
+#[derive(Debug)]
+pub struct CellRef<H = CellBlock> {
+    home: Arc<H>,
     /// Below `QUOTAS_PER_BLOCK`, checked by `new`.
     index: u8,
 }
 
-impl CellRef {
-    /// A share of the quota cell `index` of `block`; `None` from [`QUOTAS_PER_BLOCK`] on.
+impl<H: AsRef<CellBlock>> CellRef<H> {
+    /// A share of the quota cell `index` of the block in `home`; `None` from [`QUOTAS_PER_BLOCK`] on.
     #[must_use]
-    pub fn new(block: Arc<CellBlock>, index: usize) -> Option<Self> {
-        let index = u8::try_from(index)
-            .ok()
-            .filter(|&index| usize::from(index) < QUOTAS_PER_BLOCK)?;
-        Some(Self { block, index })
+    pub fn new(home: Arc<H>, index: usize) -> Option<Self> {
+        index_below(QUOTAS_PER_BLOCK, index).map(|index| Self { home, index })
     }
 
     fn address(&self) -> usize {
@@ -98,59 +103,82 @@ impl CellRef {
     }
 }
 
-impl Deref for CellRef {
+impl<H: AsRef<CellBlock>> Deref for CellRef<H> {
     type Target = QuotaCell;
 
     #[inline]
     fn deref(&self) -> &QuotaCell {
-        &self.block.quotas[usize::from(self.index)]
+        &self.home.as_ref().as_ref().quotas[usize::from(self.index)]
     }
 }
 
-impl PartialEq for CellRef {
+// Not derived: a derived one would ask for `H: Clone`.
+impl<H> Clone for CellRef<H> {
+    fn clone(&self) -> Self {
+        Self {
+            home: Arc::clone(&self.home),
+            index: self.index,
+        }
+    }
+}
+
+impl<H: AsRef<CellBlock>> PartialEq for CellRef<H> {
     fn eq(&self, other: &Self) -> bool {
         self.address() == other.address()
     }
 }
 
-impl Eq for CellRef {}
+impl<H: AsRef<CellBlock>> Eq for CellRef<H> {}
 
-impl PartialOrd for CellRef {
+impl<H: AsRef<CellBlock>> PartialOrd for CellRef<H> {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl Ord for CellRef {
+impl<H: AsRef<CellBlock>> Ord for CellRef<H> {
     fn cmp(&self, other: &Self) -> Ordering {
         self.address().cmp(&other.address())
     }
 }
 
-/// A share of one usage cell: keys of one licence count on the same meters.
-#[derive(Clone, Debug)]
-pub struct UsageRef {
-    block: Arc<CellBlock>,
+/// A share of one usage cell: keys of one licence count on the same meters. `H` as for [`CellRef`].
+#[derive(Debug)]
+pub struct UsageRef<H = CellBlock> {
+    home: Arc<H>,
     /// Below `USAGES_PER_BLOCK`, checked by `new`.
     index: u8,
 }
 
-impl UsageRef {
-    /// A share of the usage cell `index` of `block`; `None` from [`USAGES_PER_BLOCK`] on.
+impl<H: AsRef<CellBlock>> UsageRef<H> {
+    /// A share of the usage cell `index` of the block in `home`; `None` from [`USAGES_PER_BLOCK`] on.
     #[must_use]
-    pub fn new(block: Arc<CellBlock>, index: usize) -> Option<Self> {
-        let index = u8::try_from(index)
-            .ok()
-            .filter(|&index| usize::from(index) < USAGES_PER_BLOCK)?;
-        Some(Self { block, index })
+    pub fn new(home: Arc<H>, index: usize) -> Option<Self> {
+        index_below(USAGES_PER_BLOCK, index).map(|index| Self { home, index })
     }
 }
 
-impl Deref for UsageRef {
+impl<H: AsRef<CellBlock>> Deref for UsageRef<H> {
     type Target = UsageCell;
 
     #[inline]
     fn deref(&self) -> &UsageCell {
-        &self.block.usages[usize::from(self.index)]
+        &self.home.as_ref().as_ref().usages[usize::from(self.index)]
     }
+}
+
+// Not derived: a derived one would ask for `H: Clone`.
+impl<H> Clone for UsageRef<H> {
+    fn clone(&self) -> Self {
+        Self {
+            home: Arc::clone(&self.home),
+            index: self.index,
+        }
+    }
+}
+
+fn index_below(count: usize, index: usize) -> Option<u8> {
+    u8::try_from(index)
+        .ok()
+        .filter(|&index| usize::from(index) < count)
 }

@@ -36,5 +36,5 @@ mod usage;
 
 pub use block::{CellBlock, CellRef, QUOTAS_PER_BLOCK, USAGES_PER_BLOCK, UsageRef};
 pub use quota::{MAX_HELD, Overfull, QuotaCell, Reading, Short};
-pub use take::{Refused, Take, take_all};
+pub use take::{Refused, Take, look_all, take_all};
 pub use usage::UsageCell;

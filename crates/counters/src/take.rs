@@ -46,12 +46,7 @@ pub fn take_all<'c, L>(takes: L) -> Result<(), Refused>
 where
     L: Iterator<Item = Take<'c>> + Clone,
 {
-    for (index, take) in takes.clone().enumerate() {
-        let free = take.cell.free();
-        if free < take.cost {
-            return Err(Refused { index, free });
-        }
-    }
+    look_all(takes.clone())?;
     for (index, take) in takes.clone().enumerate() {
         if let Err(Short { free }) = take.cell.try_take(take.cost) {
             roll_back(takes, index);
@@ -62,6 +57,25 @@ where
     planted!(CommitBeforeAll, { return Ok(()) });
     for take in takes {
         take.cell.commit(take.cost);
+    }
+    Ok(())
+}
+
+/// Says what would refuse these takes now, without taking: the first look of [`take_all`] alone.
+///
+/// For a caller with something slow to do before it takes, such as reading a clock: the cells arrive
+/// from memory meanwhile, and what plainly lacks units is refused before. Units seen here may be gone
+/// a moment later.
+///
+/// # Errors
+/// [`Refused`] with the first cell that has too few units free.
+#[inline]
+pub fn look_all<'c>(takes: impl Iterator<Item = Take<'c>>) -> Result<(), Refused> {
+    for (index, take) in takes.enumerate() {
+        let free = take.cell.free();
+        if free < take.cost {
+            return Err(Refused { index, free });
+        }
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use tollgate_counters::{
     CellBlock, CellRef, MAX_HELD, Overfull, QUOTAS_PER_BLOCK, QuotaCell, Reading, Refused, Short,
-    Take, USAGES_PER_BLOCK, UsageCell, UsageRef, take_all,
+    Take, USAGES_PER_BLOCK, UsageCell, UsageRef, look_all, take_all,
 };
 
 fn cell_with(units: u64) -> QuotaCell {
@@ -157,6 +157,39 @@ fn shares_of_a_cell_are_one_cell_in_one_order() {
     one.sort();
     two.sort();
     assert_eq!(one, two);
+}
+
+/// A record that ends with its block, as an edge's principal may.
+struct Record {
+    block: CellBlock,
+}
+
+impl AsRef<CellBlock> for Record {
+    fn as_ref(&self) -> &CellBlock {
+        &self.block
+    }
+}
+
+#[test]
+fn a_share_keeps_the_record_alive_that_its_block_is_in() {
+    let record = Arc::new(Record {
+        block: CellBlock::new(),
+    });
+    let quota = CellRef::new(Arc::clone(&record), 1).unwrap();
+    let usage = UsageRef::new(Arc::clone(&record), 0).unwrap();
+    record.block.quotas()[1].deposit(2).unwrap();
+    record.block.usages()[0].add(7);
+    drop(record);
+    assert_eq!((quota.free(), usage.admitted()), (2, 7));
+}
+
+#[test]
+fn a_look_takes_nothing() {
+    let cells = [cell_with(3), cell_with(1)];
+    let takes = |cost| cells.iter().map(move |cell| Take { cell, cost });
+    assert_eq!(look_all(takes(1)), Ok(()));
+    assert_eq!(look_all(takes(2)), Err(Refused { index: 1, free: 1 }));
+    assert_eq!(cells.each_ref().map(QuotaCell::free), [3, 1]);
 }
 
 #[test]
