@@ -207,7 +207,6 @@ impl<'a> View<'a> {
                 "a plan needs a limit: quota = 0 allows nothing, a large one nearly everything",
             ));
         }
-        let newest = self.catalog.newest_plan(id.as_str());
         let mut names = BTreeSet::new();
         for limit in limits {
             let field = format!("{field}[{}]", limit.name);
@@ -227,12 +226,13 @@ impl<'a> View<'a> {
                     "write a smaller number",
                 ));
             }
-            let before = newest.and_then(|plan| plan.limits.iter().find(|l| l.name == limit.name));
-            if let Some(before) = before.filter(|before| !counts_alike(before, limit)) {
+            if let Some((version, before)) = self.catalog.last_with_limit(id, &limit.name)
+                && !counts_alike(before, limit)
+            {
                 self.problems.add(Problem::new(
                     &field,
                     counting(limit),
-                    format!("{} as in version {}", counting(before), newest.map_or(0, |p| p.version)),
+                    format!("{} as in version {version}", counting(before)),
                     "a limit's name stands for one counter: give what counts otherwise another name",
                 ));
             }
@@ -250,13 +250,18 @@ impl<'a> View<'a> {
             self.unknown(&field, "plan", plan);
         }
         // A version that this very file is about to write cannot be named: its number is not known yet.
-        if let Some(version) = version.filter(|version| self.catalog.plan(plan, *version).is_none())
-        {
-            let newest = newest.map_or(0, |plan| plan.version);
+        if let Some(version) = version.filter(|v| self.catalog.plan(plan, *v).is_none()) {
+            let expected = match newest {
+                Some(newest) => format!(
+                    "a version of plan {plan} that stands: 1 to {}",
+                    newest.version
+                ),
+                None => format!("nothing: plan {plan} has no version yet"),
+            };
             self.problems.add(Problem::new(
                 format!("{field}.plan_version"),
                 version,
-                format!("a version of plan {plan} that stands: 1 to {newest}"),
+                expected,
                 "leave it out to follow the newest, or apply the plan first",
             ));
         }

@@ -289,6 +289,19 @@ impl Catalog {
         ]
     }
 
+    /// The newest version of a plan that has a limit of a name, and that limit.
+    pub(crate) fn last_with_limit(&self, plan: &Name, limit: &Name) -> Option<(u32, &Limit)> {
+        let versions = self
+            .plans
+            .range((plan.clone(), 0)..=(plan.clone(), u32::MAX))
+            .rev();
+        let mut having = versions.filter_map(|(_, plan)| {
+            let found = plan.limits.iter().find(|known| known.name == *limit)?;
+            Some((plan.version, found))
+        });
+        having.next()
+    }
+
     fn plan_of(&self, id: &Name, version: Option<u32>) -> Option<&Plan> {
         match version {
             None => self.newest_plan(id.as_str()),
