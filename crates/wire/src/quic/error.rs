@@ -130,7 +130,7 @@ pub enum DialError {
         /// What QUIC said.
         reason: String,
     },
-    /// The last dial failed not long ago; nothing was sent now. Only from a [`Dialer`].
+    /// The last dial failed not long ago; nothing was sent now. Only from a [`super::Dialer`].
     #[error("next dial in {retry_in:?}; the last failed: {last}")]
     BackingOff {
         /// When a dial may be tried again.
