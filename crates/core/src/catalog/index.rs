@@ -6,7 +6,7 @@ use crate::account::{Name, Per};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// A plan as a license names it: the version, or the newest.
+/// A plan as a licence names it: the version, or the newest.
 type PlanRef = (Name, Option<u32>);
 
 #[derive(Clone, Debug, Default)]
@@ -28,7 +28,7 @@ pub(super) struct PlanIndex {
 struct CustomerIndex {
     /// Plans in force, each with how many active licences are on it.
     active: Vec<(PlanRef, u32)>,
-    /// Plans any license is or was on, each with how many.
+    /// Plans any licence is or was on, each with how many.
     ever: Vec<(Name, u32)>,
 }
 
@@ -103,7 +103,7 @@ impl Index {
             .is_some_and(|c| c.ever.iter().any(|(plan, _)| had(plan)))
     }
 
-    /// Whether any plan a license is or was on ever had a limit.
+    /// Whether any plan a licence is or was on ever had a limit.
     pub(super) fn license_had(&self, license: &License, limit: &str, per: Per) -> bool {
         plans_ever(license).any(|plan| {
             self.plan(plan.as_str())

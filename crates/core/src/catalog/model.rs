@@ -15,7 +15,7 @@ pub const LIMITS_PER_PLAN_MAX: usize = 16;
 /// Most secrets a key keeps at once, ended ones included until room is needed.
 pub const SECRETS_PER_KEY_MAX: usize = 6;
 
-/// Plans a license was on before that are remembered, so that late reports find their accounts.
+/// Plans a licence was on before that are remembered, so that late reports find their accounts.
 pub const FORMER_PLANS_MAX: usize = 64;
 
 /// Largest quota: what TOML and SQL hold in a signed 64-bit integer.
@@ -64,7 +64,7 @@ pub struct Customer {
     pub id: Name,
 }
 
-/// Whether a license allows use.
+/// Whether a licence allows use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LicenseStatus {
@@ -72,7 +72,7 @@ pub enum LicenseStatus {
     Active,
     /// Use is refused until it is active again.
     Suspended,
-    /// Use is refused; the license ended.
+    /// Use is refused; the licence ended.
     Cancelled,
 }
 
@@ -148,12 +148,12 @@ pub enum SecretCheck {
     Unknown,
 }
 
-/// A credential of a license.
+/// A credential of a licence.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Key {
     /// The public id; carries its slot, see [`crate::credential`].
     pub id: Name,
-    /// The license it belongs to; never changes.
+    /// The licence it belongs to; never changes.
     pub license: Name,
     /// Live or test; never changes.
     pub environment: Environment,
@@ -182,7 +182,7 @@ impl Key {
         }
     }
 
-    /// Whether a presented secret opens this key now; says nothing of the license.
+    /// Whether a presented secret opens this key now; says nothing of the licence.
     #[must_use]
     pub fn accepts(&self, hmac: &[u8; 32], pepper: PepperId, time: LedgerTime) -> bool {
         !self.is_revoked(time) & (self.check(hmac, pepper, time) == SecretCheck::Valid)

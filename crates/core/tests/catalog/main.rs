@@ -4,6 +4,8 @@
 
 mod book;
 mod file;
+#[cfg(feature = "planted")]
+mod planted;
 mod properties;
 mod staging;
 
