@@ -83,3 +83,16 @@ impl fmt::Display for Replies {
         write!(f, "replies of {} bytes", self.0.len())
     }
 }
+
+/// The membership itself.
+pub type Membership = openraft::Membership<u64, openraft::BasicNode>;
+/// openraft's handle, over our state.
+pub type Raft = openraft::Raft<TypeConfig, crate::storage::StateStore>;
+
+pub(crate) type AppendRequest = openraft::raft::AppendEntriesRequest<TypeConfig>;
+pub(crate) type AppendResponse = openraft::raft::AppendEntriesResponse<TypeConfig>;
+pub(crate) type VoteRequest = openraft::raft::VoteRequest<TypeConfig>;
+pub(crate) type VoteResponse = openraft::raft::VoteResponse<TypeConfig>;
+pub(crate) type TransferRequest = openraft::raft::TransferLeaderRequest<TypeConfig>;
+pub(crate) type TransferResponse = openraft::raft::TransferLeaderResponse<TypeConfig>;
+pub(crate) type SnapshotResponse = openraft::raft::SnapshotResponse<TypeConfig>;

@@ -112,7 +112,7 @@ pub(crate) fn check(
             ));
         }
         let body = record::unwrap(&key, &value, || entry_name(index))?;
-        let id: LogId = record::decode(body, || entry_name(index))?;
+        let (id, _) = record::log_id_of(body, || entry_name(index))?;
         if id.index != index || last.is_some_and(|last| id < last) {
             return Err(StoreError::damaged(
                 entry_name(index),
@@ -169,7 +169,7 @@ impl LogStore {
             return Ok(None);
         };
         let name = || entry_name(index);
-        let entry = record::decode(record::unwrap(&key, &value, name)?, name)?;
+        let entry = record::decode_entry(record::unwrap(&key, &value, name)?, name)?;
         Ok(Some((value, entry)))
     }
 
@@ -220,7 +220,7 @@ impl LogStore {
             ));
         }
         let key = index.to_be_bytes();
-        let value = record::wrap(&key, &record::encode(entry)?);
+        let value = record::wrap(&key, &record::encode_entry(entry)?);
         if value.len() > RECORD_BYTES_MAX {
             let (bytes, limit) = (value.len(), RECORD_BYTES_MAX);
             return Err(StoreError::TooLarge {

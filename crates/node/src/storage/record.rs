@@ -6,6 +6,8 @@
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::fault::StoreError;
+use crate::raft::types::{Entry, LogId};
+use tollgate_wire::codec;
 
 /// Largest encoded record. Sixteen of them fit a page of the store without leaving its log (see [`super::store`]).
 pub const RECORD_BYTES_MAX: usize = 64 * 1024;
@@ -65,29 +67,60 @@ pub(crate) fn unwrap<'a>(
     Ok(body)
 }
 
+/// Budget of a record's own lengths; see [`codec::budget`].
+const BUDGET: usize = codec::budget(2 * RECORD_BYTES_MAX);
+
 /// Encodes a value of openraft's types.
 pub(crate) fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, StoreError> {
-    bincode::serde::encode_to_vec(value, bincode::config::standard()).map_err(|error| {
-        StoreError::Stopped {
-            words: format!("cannot encode a record: {error}"),
-        }
+    codec::encode(value).map_err(|error| StoreError::Stopped {
+        words: error.to_string(),
     })
 }
 
-/// Decodes a value of openraft's types and how many bytes it took; `name` is for the operator.
+/// Decodes a value of openraft's types; `name` is for the operator.
 pub(crate) fn decode<T: DeserializeOwned>(
     body: &[u8],
     name: impl Fn() -> String,
 ) -> Result<T, StoreError> {
-    let config = bincode::config::standard().with_limit::<{ 2 * RECORD_BYTES_MAX }>();
-    match bincode::serde::decode_from_slice(body, config) {
-        Ok((value, _)) => Ok(value),
-        Err(error) => Err(StoreError::damaged(
-            name(),
-            error.to_string(),
-            "a readable record",
-        )),
-    }
+    codec::decode::<T, BUDGET>(body)
+        .map_err(|error| StoreError::damaged(name(), error.to_string(), "a readable record"))
+}
+
+/// Bytes of a log id at the front of an entry's record: a start reads all of them, and decodes nothing else.
+const LOG_ID_BYTES: usize = 16;
+
+/// An entry's record without its envelope: term, index, encoded payload.
+pub(crate) fn encode_entry(entry: &Entry) -> Result<Vec<u8>, StoreError> {
+    let payload = encode(&entry.payload)?;
+    let mut body = Vec::with_capacity(LOG_ID_BYTES + payload.len());
+    body.extend_from_slice(&entry.log_id.committed_leader_id().term.to_le_bytes());
+    body.extend_from_slice(&entry.log_id.index.to_le_bytes());
+    body.extend_from_slice(&payload);
+    Ok(body)
+}
+
+/// The log id of an entry's record, and its payload, still encoded.
+pub(crate) fn log_id_of(
+    body: &[u8],
+    name: impl Fn() -> String,
+) -> Result<(LogId, &[u8]), StoreError> {
+    let damaged = || {
+        let expected = format!("at least {LOG_ID_BYTES}");
+        StoreError::damaged(name(), format!("{} bytes", body.len()), expected)
+    };
+    let (term, rest) = body.split_first_chunk::<8>().ok_or_else(damaged)?;
+    let (index, payload) = rest.split_first_chunk::<8>().ok_or_else(damaged)?;
+    let id = LogId::new_term_index(u64::from_le_bytes(*term), u64::from_le_bytes(*index));
+    Ok((id, payload))
+}
+
+/// The entry of a record.
+pub(crate) fn decode_entry(body: &[u8], name: impl Fn() -> String) -> Result<Entry, StoreError> {
+    let (log_id, payload) = log_id_of(body, &name)?;
+    Ok(Entry {
+        log_id,
+        payload: decode(payload, name)?,
+    })
 }
 
 #[cfg(test)]

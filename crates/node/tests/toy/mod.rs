@@ -18,6 +18,7 @@ use tollgate_node::storage::{
     Change, Identity, LogStore, Machine, Records, RestoreError, StateStore, Store, StoreConfig,
     StoreError,
 };
+use tollgate_wire::codec;
 
 /// Every so many batches leave an audit entry.
 pub const AUDIT_EVERY: u64 = 5;
@@ -181,4 +182,40 @@ pub async fn apply(state: &mut StateStore, entries: Vec<Entry>) -> std::io::Resu
             entries.into_iter().map(|entry| Ok((entry, None))),
         ))
         .await
+}
+
+/// A toy behind Raft: each command of a batch is one of the toy's; `panic` is a bug in apply.
+#[derive(Default)]
+pub struct Replicated(pub Toy);
+
+impl Machine for Replicated {
+    fn apply(&mut self, index: u64, batch: &[u8]) -> Vec<u8> {
+        let batch: tollgate_node::machine::Batch =
+            codec::decode::<_, { codec::budget(1 << 20) }>(batch).unwrap();
+        let replies: Vec<serde_bytes::ByteBuf> = batch
+            .commands
+            .iter()
+            .map(|command| {
+                assert!(command.as_slice() != b"panic", "a bug in apply");
+                serde_bytes::ByteBuf::from(self.0.apply(index, command))
+            })
+            .collect();
+        codec::encode(&replies).unwrap()
+    }
+
+    fn digest(&self) -> u128 {
+        self.0.digest()
+    }
+
+    fn take_dirty(&mut self) -> Vec<Change> {
+        self.0.take_dirty()
+    }
+
+    fn take_audit(&mut self) -> Vec<(u64, Vec<u8>)> {
+        self.0.take_audit()
+    }
+
+    fn restore(&mut self, records: Records<'_>, digest: u128) -> Result<(), RestoreError> {
+        self.0.restore(records, digest)
+    }
 }

@@ -1,0 +1,495 @@
+//! Turns commands into log entries: what arrives while a commit is under way becomes the next round.
+//!
+//! One round at a time, no waiting when idle: the queue that builds up during a commit *is* the batch. A round is up to
+//! [`ROUND_ENTRIES_MAX`] entries that share the flush on every node. A follower sends its rounds to the leader, whose
+//! proposer queues them like its own. A command ends in a reply, *certainly not taken*, or *unknown fate*; it is never
+//! sent again once it may have been taken: that is the caller's, for whom repeating is safe. Next:
+//! [`super::types::Batch`], what the log carries.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures::StreamExt;
+use openraft::errors::{ClientWriteError, Fatal};
+use serde_bytes::ByteBuf;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+use tollgate_wire::codec;
+use tollgate_wire::frame::Class;
+
+use super::message::{self, Answer, Call, Fate};
+use super::node::Hooks;
+use super::transport::{CallError, Peer, Transport};
+use super::types::{Batch, Raft, Replies};
+use crate::machine;
+use crate::storage::RECORD_BYTES_MAX;
+
+/// Bytes of one encoded log entry's commands: the record around it fits the store's bound.
+pub const ENTRY_BYTES_MAX: usize = RECORD_BYTES_MAX - 256;
+
+/// Commands in one log entry.
+pub const COMMANDS_PER_ENTRY_MAX: usize = 8192;
+
+/// Log entries proposed together; they share one flush and one append call.
+pub const ROUND_ENTRIES_MAX: usize = 12;
+
+/// Bytes of commands forwarded in one call: the replies, which are larger, must fit a frame too.
+const FORWARD_BYTES_MAX: usize = 128 * 1024;
+
+/// Commands that may wait for their round; further ones are refused at once.
+pub const QUEUE_MAX: usize = 32_768;
+
+/// Bytes of commands that may wait for their round.
+pub const QUEUE_BYTES_MAX: usize = 64 << 20;
+
+/// How long a command waits to be taken, over elections and full queues, before it is given back.
+const TAKE_DEADLINE: Duration = Duration::from_secs(2);
+
+/// How long a round may take to commit and apply before its fate counts as unknown.
+const COMMIT_DEADLINE: Duration = Duration::from_millis(2500);
+
+/// Pause after a round that nobody took, unless the leader changes meanwhile.
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
+
+/// Budget of the replies to one entry: they may be several times the commands.
+const REPLIES_BUDGET: usize = codec::budget(8 << 20);
+
+/// Why a command has no reply.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProposeError {
+    /// Certainly not taken: this node does not lead, and the command was for the leader alone.
+    #[error("this node does not lead, node {leader:?} may")]
+    NotLeader {
+        /// The leader, as far as known.
+        leader: Option<u64>,
+    },
+    /// Certainly not taken: nobody led, or the leader could not be reached, for 2 s.
+    #[error("no leader took the command within {TAKE_DEADLINE:?}: {0}")]
+    NotTaken(String),
+    /// Certainly not taken: too many commands or bytes are waiting.
+    #[error("too many commands are waiting")]
+    Overloaded,
+    /// It may have been applied, or may yet be.
+    #[error("the fate of the command is unknown: {0}")]
+    UnknownFate(String),
+    /// Certainly not taken: it fits no log entry.
+    #[error("the command has {found} bytes, expected at most {limit}")]
+    TooLarge {
+        /// Its size.
+        found: usize,
+        /// The bound.
+        limit: usize,
+    },
+    /// Certainly not taken: the node stops.
+    #[error("the node stops")]
+    Stopped,
+}
+
+type Reply = Result<Vec<u8>, ProposeError>;
+
+struct Job {
+    command: ByteBuf,
+    /// Came from another node: goes no further.
+    forwarded: bool,
+    until: Instant,
+    answer: oneshot::Sender<Reply>,
+    _room: Room,
+}
+
+/// A command's share of [`QUEUE_BYTES_MAX`], given back when it is dropped.
+struct Room {
+    bytes: usize,
+    queued: Arc<AtomicUsize>,
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.queued.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// The way into the proposer. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Queue {
+    jobs: mpsc::Sender<Job>,
+    queued: Arc<AtomicUsize>,
+}
+
+impl Queue {
+    pub(crate) fn new() -> (Self, Incoming) {
+        let (jobs, incoming) = mpsc::channel(QUEUE_MAX);
+        (
+            Self {
+                jobs,
+                queued: Arc::default(),
+            },
+            Incoming(incoming),
+        )
+    }
+
+    /// Queues a command, in the order of calls; the future is its reply.
+    pub(crate) fn submit(&self, command: Vec<u8>) -> impl Future<Output = Reply> + Send + use<> {
+        let queued = self.enqueue(ByteBuf::from(command), false);
+        async move { queued?.await.unwrap_or(Err(ProposeError::Stopped)) }
+    }
+
+    /// Queues what another node sent; the future is the fate of each.
+    pub(crate) fn take_forwarded(
+        &self,
+        commands: Vec<ByteBuf>,
+    ) -> impl Future<Output = Vec<Fate>> + Send + use<> {
+        let queued: Vec<_> = commands
+            .into_iter()
+            .map(|command| self.enqueue(command, true))
+            .collect();
+        async move {
+            let mut fates = Vec::with_capacity(queued.len());
+            for answer in queued {
+                let reply = match answer {
+                    Ok(answer) => answer.await.unwrap_or(Err(ProposeError::Stopped)),
+                    Err(error) => Err(error),
+                };
+                fates.push(match reply {
+                    Ok(bytes) => Fate::Applied(ByteBuf::from(bytes)),
+                    Err(ProposeError::UnknownFate(words)) => Fate::Unknown(words),
+                    Err(error) => Fate::NotTaken(error.to_string()),
+                });
+            }
+            fates
+        }
+    }
+
+    fn enqueue(
+        &self,
+        command: ByteBuf,
+        forwarded: bool,
+    ) -> Result<oneshot::Receiver<Reply>, ProposeError> {
+        let bytes = command.len();
+        if bytes > COMMAND_BYTES_MAX {
+            return Err(ProposeError::TooLarge {
+                found: bytes,
+                limit: COMMAND_BYTES_MAX,
+            });
+        }
+        let before = self.queued.fetch_add(bytes, Ordering::Relaxed);
+        let room = Room {
+            bytes,
+            queued: self.queued.clone(),
+        };
+        if before + bytes > QUEUE_BYTES_MAX {
+            return Err(ProposeError::Overloaded);
+        }
+        let (answer, answered) = oneshot::channel();
+        let until = Instant::now() + TAKE_DEADLINE;
+        let job = Job {
+            command,
+            forwarded,
+            until,
+            answer,
+            _room: room,
+        };
+        match self.jobs.try_send(job) {
+            Ok(()) => Ok(answered),
+            Err(mpsc::error::TrySendError::Full(_)) => Err(ProposeError::Overloaded),
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(ProposeError::Stopped),
+        }
+    }
+}
+
+/// The other end of a [`Queue`].
+pub(crate) struct Incoming(mpsc::Receiver<Job>);
+
+/// Bytes of an encoded length, at most.
+const LENGTH_BYTES_MAX: usize = 9;
+
+/// Bytes of an entry beside its commands: ledger time and their number.
+const ENTRY_OVERHEAD: usize = 2 * LENGTH_BYTES_MAX;
+
+/// Bytes of the largest command: alone in an entry, it fits.
+const COMMAND_BYTES_MAX: usize = ENTRY_BYTES_MAX - ENTRY_OVERHEAD - LENGTH_BYTES_MAX;
+
+const _: () = assert!(machine::COMMAND_BYTES_MAX <= COMMAND_BYTES_MAX);
+
+/// A command's bytes in an entry, never less than they are.
+fn encoded_bytes(command: &ByteBuf) -> usize {
+    let length = match command.len() {
+        0..=250 => 1,
+        251..=65_535 => 3,
+        _ => LENGTH_BYTES_MAX,
+    };
+    command.len() + length
+}
+
+/// Who leads, as this node knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub(crate) enum Leader {
+    /// Nobody that is known.
+    #[default]
+    Unknown,
+    /// This node.
+    Here,
+    /// Another node.
+    There(Peer),
+}
+
+/// The proposer's task.
+pub(crate) struct Proposer {
+    pub(crate) raft: Raft,
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) hooks: Hooks,
+    pub(crate) leader: watch::Receiver<Leader>,
+    pub(crate) stopping: watch::Receiver<bool>,
+}
+
+impl Proposer {
+    /// Works until the node stops; what is queued then is answered with [`ProposeError::Stopped`].
+    pub(crate) async fn run(mut self, Incoming(mut queue): Incoming) {
+        let mut held: VecDeque<Job> = VecDeque::new();
+        loop {
+            if held.is_empty() {
+                tokio::select! {
+                    job = queue.recv() => match job {
+                        Some(job) => held.push_back(job),
+                        None => return,
+                    },
+                    _ = self.stopping.wait_for(|stopping| *stopping) => break,
+                }
+            }
+            while held.len() < QUEUE_MAX
+                && let Ok(job) = queue.try_recv()
+            {
+                held.push_back(job);
+            }
+            if *self.stopping.borrow() {
+                break;
+            }
+            let leader = self.leader.borrow_and_update().clone();
+            let untaken = match &leader {
+                Leader::Here => self.propose(&mut held).await,
+                Leader::There(peer) => self.forward(&mut held, peer).await,
+                Leader::Unknown => Some("no leader is known".to_owned()),
+            };
+            if let Some(words) = untaken {
+                give_back(&mut held, &leader, &words);
+                if !held.is_empty() {
+                    self.pause().await;
+                }
+            }
+        }
+        queue.close();
+        while let Ok(job) = queue.try_recv() {
+            held.push_back(job);
+        }
+        for job in held {
+            drop(job.answer.send(Err(ProposeError::Stopped)));
+        }
+    }
+
+    async fn pause(&mut self) {
+        tokio::select! {
+            () = tokio::time::sleep(RETRY_PAUSE) => {}
+            // An error means that the node stops, which the loop looks at next.
+            _ = self.leader.changed() => {}
+            _ = self.stopping.wait_for(|stopping| *stopping) => {}
+        }
+    }
+
+    /// Proposes one round from the front of `held`. Untaken commands are put back; the answer says why.
+    async fn propose(&self, held: &mut VecDeque<Job>) -> Option<String> {
+        let mut rounds: VecDeque<Vec<Job>> = VecDeque::new();
+        let mut entries = Vec::new();
+        let time = (self.hooks.time)();
+        while entries.len() < ROUND_ENTRIES_MAX {
+            let jobs = take_entry(held, |_| true, ENTRY_BYTES_MAX - ENTRY_OVERHEAD);
+            if jobs.is_empty() {
+                break;
+            }
+            let commands = jobs.iter().map(|job| job.command.clone()).collect();
+            match codec::encode(&machine::Batch { time, commands }) {
+                Ok(bytes) => {
+                    entries.push(Batch::from(bytes));
+                    rounds.push_back(jobs);
+                }
+                Err(error) => fail(jobs, &ProposeError::NotTaken(error.to_string())),
+            }
+        }
+        if entries.is_empty() {
+            return None;
+        }
+        let deadline = Instant::now() + COMMIT_DEADLINE;
+        let mut untaken = None;
+        match tokio::time::timeout_at(deadline, self.raft.client_write_many(entries)).await {
+            Ok(Ok(mut results)) => {
+                while let Some(jobs) = rounds.pop_front() {
+                    match tokio::time::timeout_at(deadline, results.next()).await {
+                        Ok(Some(Ok(Ok(written)))) => answer(jobs, &written.response),
+                        Ok(Some(Ok(Err(ClientWriteError::ForwardToLeader(to))))) => {
+                            // Rejected before it was appended: nothing of it is in any log.
+                            untaken = Some(to.to_string());
+                            jobs.into_iter().rev().for_each(|job| held.push_front(job));
+                        }
+                        Ok(Some(Ok(Err(error)))) => fail(jobs, &unknown(&error)),
+                        Ok(Some(Err(error))) => fail(jobs, &fatal(&error)),
+                        Ok(None) => fail(jobs, &unknown(&"openraft gave no answer")),
+                        Err(_) => fail(jobs, &unknown(&no_commit())),
+                    }
+                }
+            }
+            Ok(Err(error)) => rounds
+                .into_iter()
+                .for_each(|jobs| fail(jobs, &fatal(&error))),
+            Err(_) => rounds
+                .into_iter()
+                .for_each(|jobs| fail(jobs, &unknown(&no_commit()))),
+        }
+        untaken
+    }
+
+    /// Sends one round from the front of `held` to the leader.
+    async fn forward(&self, held: &mut VecDeque<Job>, leader: &Peer) -> Option<String> {
+        let jobs = take_entry(held, |job| !job.forwarded, FORWARD_BYTES_MAX);
+        if jobs.is_empty() {
+            return (!held.is_empty()).then(|| format!("node {} leads", leader.node));
+        }
+        let commands = jobs.iter().map(|job| job.command.clone()).collect();
+        let payload = match message::encode(&Call::Forward(commands)) {
+            Ok(payload) => payload,
+            Err(words) => {
+                fail(jobs, &ProposeError::NotTaken(words));
+                return None;
+            }
+        };
+        // The leader's own deadlines run out first, so that its verdict arrives.
+        let deadline = TAKE_DEADLINE + COMMIT_DEADLINE;
+        let called = self
+            .transport
+            .call(leader, Class::Forward, payload, deadline)
+            .await;
+        let fates = match called.map(|answer| message::decode(&answer)) {
+            Ok(Ok(Answer::Forwarded(fates))) if fates.len() == jobs.len() => fates,
+            Ok(Ok(Answer::Failed(words))) | Err(CallError::Unreachable(words)) => {
+                jobs.into_iter().rev().for_each(|job| held.push_front(job));
+                return Some(words);
+            }
+            Ok(Ok(other)) => {
+                fail(
+                    jobs,
+                    &unknown(&format!("an answer to another question: {other:?}")),
+                );
+                return None;
+            }
+            Ok(Err(words)) => {
+                fail(jobs, &unknown(&words));
+                return None;
+            }
+            Err(error) => {
+                fail(jobs, &unknown(&error));
+                return None;
+            }
+        };
+        let mut untaken = None;
+        for (job, fate) in jobs.into_iter().zip(fates).rev() {
+            match fate {
+                Fate::Applied(reply) => drop(job.answer.send(Ok(reply.into_vec()))),
+                Fate::Unknown(words) => {
+                    drop(job.answer.send(Err(ProposeError::UnknownFate(words))));
+                }
+                Fate::NotTaken(words) => {
+                    untaken = Some(words);
+                    held.push_front(job);
+                }
+            }
+        }
+        untaken
+    }
+}
+
+fn no_commit() -> String {
+    format!("no commit within {COMMIT_DEADLINE:?}")
+}
+
+fn unknown(words: &dyn std::fmt::Display) -> ProposeError {
+    ProposeError::UnknownFate(words.to_string())
+}
+
+fn fatal(error: &Fatal<super::types::TypeConfig>) -> ProposeError {
+    // Even a stopping core may have written the entry, and another node may find it.
+    unknown(&format!("Raft has stopped: {error}"))
+}
+
+fn fail(jobs: Vec<Job>, error: &ProposeError) {
+    for job in jobs {
+        drop(job.answer.send(Err(error.clone())));
+    }
+}
+
+/// Gives every job its reply.
+fn answer(jobs: Vec<Job>, replies: &Replies) {
+    match codec::decode::<Vec<ByteBuf>, REPLIES_BUDGET>(&replies.0) {
+        Ok(replies) if replies.len() == jobs.len() => {
+            for (job, reply) in jobs.into_iter().zip(replies) {
+                // Nobody may wait any more: the caller had a deadline.
+                drop(job.answer.send(Ok(reply.into_vec())));
+            }
+        }
+        Ok(replies) => {
+            let words = format!("{} replies to {} commands", replies.len(), jobs.len());
+            fail(jobs, &unknown(&words));
+        }
+        Err(error) => fail(jobs, &unknown(&error)),
+    }
+}
+
+/// Takes jobs of one kind from the front, up to the bounds, leaving the others in their order. Those that nobody
+/// waits for any more are dropped: they were never sent.
+fn take_entry(
+    held: &mut VecDeque<Job>,
+    wanted: impl Fn(&Job) -> bool,
+    bytes_max: usize,
+) -> Vec<Job> {
+    let mut taken = Vec::new();
+    let mut others = VecDeque::new();
+    let mut bytes = 0;
+    while let Some(job) = held.pop_front() {
+        if job.answer.is_closed() {
+            continue;
+        }
+        if !wanted(&job) {
+            others.push_back(job);
+            continue;
+        }
+        bytes += encoded_bytes(&job.command);
+        if bytes > bytes_max || taken.len() == COMMANDS_PER_ENTRY_MAX {
+            held.push_front(job);
+            break;
+        }
+        taken.push(job);
+    }
+    while let Some(job) = others.pop_back() {
+        held.push_front(job);
+    }
+    taken
+}
+
+/// Answers those that have waited long enough, and forwarded ones at once: their node knows where to turn.
+fn give_back(held: &mut VecDeque<Job>, leader: &Leader, words: &str) {
+    let now = Instant::now();
+    let keep = |job: &Job| now < job.until && (!job.forwarded || *leader == Leader::Here);
+    for job in std::mem::take(held) {
+        if keep(&job) {
+            held.push_back(job);
+            continue;
+        }
+        let error = match leader {
+            Leader::There(peer) if job.forwarded => ProposeError::NotLeader {
+                leader: Some(peer.node),
+            },
+            Leader::Unknown if job.forwarded => ProposeError::NotLeader { leader: None },
+            _ => ProposeError::NotTaken(words.to_owned()),
+        };
+        drop(job.answer.send(Err(error)));
+    }
+}
