@@ -1,0 +1,193 @@
+//! Use on its way to the ledger: from cells to the reporter, to the journal, to a node.
+//!
+//! Owns the pace (`report_spacing`, `journal_interval`) and which node reports go to. Order, repeats and
+//! "written before sent" are [`Reporter`]'s.
+
+use super::nodes::Stream;
+use super::writer::{Step, Writer};
+use super::{Driver, Mono};
+use crate::journal::{Journal, JournalError, entries_of};
+use std::collections::BTreeMap;
+use tollgate_core::account::AccountId;
+use tollgate_core::command::ReportReply;
+use tollgate_core::ids::{NodeId, Seq, Units};
+use tollgate_core::lessee::Cell;
+use tollgate_core::message::EdgeMessage;
+use tollgate_core::reporter::{Event, JournalRecord, Reporter};
+
+/// See the module's text.
+pub(super) struct Reports {
+    /// From the first session on.
+    pub(super) reporter: Option<Reporter>,
+    pub(super) writer: Writer,
+    /// Units of each account handed to the reporter.
+    reported: BTreeMap<AccountId, Units>,
+    /// Where reports go, as long as it answers.
+    node: Option<NodeId>,
+    /// Where they went last and got no answer.
+    avoid: Option<NodeId>,
+    checkpointed_at: Mono,
+}
+
+impl Reports {
+    pub(super) fn new(journal: Option<Journal>) -> Self {
+        Self {
+            reporter: None,
+            writer: Writer::new(journal),
+            reported: BTreeMap::new(),
+            node: None,
+            avoid: None,
+            checkpointed_at: Mono(0),
+        }
+    }
+
+    pub(super) fn unacknowledged(&self) -> usize {
+        self.reporter.as_ref().map_or(0, Reporter::unacknowledged)
+    }
+
+    pub(super) fn is_settled(&self) -> bool {
+        self.reporter.as_ref().is_none_or(Reporter::is_settled)
+    }
+
+    /// A connection is new: what went by an old one of the same node may be lost.
+    pub(super) fn handle_up(&mut self, node: NodeId) {
+        if self.node == Some(node) {
+            self.resend();
+        }
+    }
+
+    /// A node is gone, or cannot serve: reports go elsewhere.
+    pub(super) fn handle_down(&mut self, node: NodeId) {
+        if self.node == Some(node) {
+            self.node = None;
+            self.avoid = Some(node);
+            self.resend();
+        }
+    }
+
+    fn resend(&mut self) {
+        if let Some(reporter) = &mut self.reporter {
+            reporter.handle_reconnected();
+        }
+    }
+}
+
+impl Driver {
+    /// Hands what was used since the last call to the reporter.
+    pub(super) fn collect(&mut self, now: Mono) {
+        let Some(reporter) = &mut self.reports.reporter else {
+            return;
+        };
+        for (account, cell) in self.lessee.cells() {
+            // Only what all-or-none admitted is in `used`.
+            let used = cell.used();
+            let reported = match self.reports.reported.get_mut(account) {
+                Some(reported) => reported,
+                None if used == 0 => continue,
+                None => self.reports.reported.entry(account.clone()).or_default(),
+            };
+            let units = used.saturating_sub(*reported);
+            *reported = used;
+            reporter.add_spent(now, account, units, 0);
+        }
+        self.known
+            .collect(now, &self.view.counts, |line| reporter.add_usage(now, line));
+    }
+
+    pub(super) fn pump_reports(&mut self, now: Mono) {
+        let ms =
+            |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let spacing_ms = if self.closing.is_some() {
+            0
+        } else {
+            ms(self.config.report_spacing)
+        };
+        let Some(reporter) = &mut self.reports.reporter else {
+            return;
+        };
+        if reporter
+            .open_for_ms(now)
+            .is_some_and(|open| open >= spacing_ms)
+        {
+            reporter.seal(now);
+        }
+        self.pump_journal(now, ms(self.config.journal_interval));
+        let node = self
+            .reports
+            .node
+            .or_else(|| self.nodes.any(self.reports.avoid));
+        self.reports.node = node;
+        let (Some(node), Some(reporter)) = (node, &mut self.reports.reporter) else {
+            return;
+        };
+        while let Some(report) = reporter.poll_send(now) {
+            if self
+                .nodes
+                .send(node, Stream::Report, EdgeMessage::Report(report))
+            {
+                self.traffic.reports += 1;
+            }
+        }
+    }
+
+    /// Sealed reports to the journal, and the use that is in none.
+    fn pump_journal(&mut self, now: Mono, interval_ms: u64) {
+        let Some(reporter) = &mut self.reports.reporter else {
+            return;
+        };
+        let mut records: Vec<JournalRecord> =
+            std::iter::from_fn(|| reporter.poll_journal()).collect();
+        let due = now.since_ms(self.reports.checkpointed_at) >= interval_ms;
+        // A report voids the checkpoint before it: what is in no report yet goes along.
+        if (due && self.reports.writer.has_room()) || !records.is_empty() {
+            self.reports.checkpointed_at = now;
+            records.extend(reporter.checkpoint());
+        }
+        let entries = records.into_iter().flat_map(entries_of);
+        self.reports.writer.push(entries.map(Step::Append));
+        self.reports.writer.start();
+    }
+
+    /// The journal is on disk up to somewhere, or it failed.
+    pub(super) fn handle_written(&mut self, written: Result<Option<Seq>, JournalError>) {
+        match (written, &mut self.reports.reporter) {
+            (Ok(Some(seq)), Some(reporter)) => reporter.handle_written(seq),
+            (Ok(_), _) => {}
+            (Err(error), _) => self.fail(format!(
+                "{error}. Use can no longer be kept safe, so none is admitted; what was written is \
+                 reported by the next start"
+            )),
+        }
+        self.reports.writer.start();
+    }
+
+    pub(super) fn handle_report_reply(&mut self, reply: &ReportReply) {
+        let Some(reporter) = &mut self.reports.reporter else {
+            return;
+        };
+        let before = reporter.unacknowledged();
+        let event = reporter.handle_reply(reply);
+        let settled = before.saturating_sub(reporter.unacknowledged());
+        if let ReportReply::Settled { last_seq } = reply
+            && settled > 0
+        {
+            self.traffic.reports_settled += u64::try_from(settled).unwrap_or(u64::MAX);
+            self.reports.avoid = None;
+            let entries = entries_of(JournalRecord::Acknowledged(*last_seq));
+            self.reports
+                .writer
+                .push(entries.into_iter().map(Step::Append));
+        }
+        match event {
+            None => {}
+            Some(Event::Fenced) => self.handle_fenced(),
+            Some(Event::SessionLost) => self.handle_session_lost("the ledger does not know it"),
+            Some(Event::LedgerAhead) => {
+                self.handle_session_lost("the ledger knows reports that this edge does not");
+            }
+            Some(Event::Mismatch) => {
+                self.handle_session_lost("the ledger holds another report under a number of ours");
+            }
+        }
+    }
+}

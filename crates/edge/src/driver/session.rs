@@ -1,0 +1,293 @@
+//! Who this edge is to the ledger: opening a session, going on with one, being fenced.
+//!
+//! A start number is on disk before it leaves ([`Session::ticket`]), so that a start that died cannot fence
+//! a later one. Without a journal a fenced edge stops: another process goes on in its name. With one the
+//! journal's lock proves that this process is the only one, so it opens again and keeps its cells.
+
+use super::writer::{Step, Ticket};
+use super::{Driver, Mono, Stream};
+use crate::journal::{JournalEntry, Kept};
+use crate::status::SessionState;
+use tollgate_core::command::OpenSessionReply;
+use tollgate_core::ids::{Boot, Incarnation, NodeId, Nonce, SessionId};
+use tollgate_core::message::EdgeMessage;
+use tollgate_core::reporter::Reporter;
+
+/// An unanswered opening is repeated, at another node, after this.
+const OPEN_AGAIN_MS: u64 = 1000;
+
+enum Phase {
+    Opening {
+        /// The session to go on with.
+        session: Option<SessionId>,
+        asked: Option<(NodeId, Mono)>,
+    },
+    Open {
+        session: SessionId,
+        boot: Boot,
+    },
+    Failed(String),
+    Closed,
+}
+
+/// See the module's text.
+pub(super) struct Session {
+    phase: Phase,
+    nonce: Nonce,
+    /// When the start number is on disk.
+    ticket: Option<Ticket>,
+    /// What a journal held before this start, until a session is open.
+    kept: Option<Kept>,
+    incarnation: Option<Incarnation>,
+}
+
+impl Session {
+    pub(super) fn new(nonce: Nonce, kept: Option<Kept>) -> Self {
+        let session = kept
+            .as_ref()
+            .and_then(|kept| kept.session)
+            .map(|(session, _)| session);
+        let phase = Phase::Opening {
+            session,
+            asked: None,
+        };
+        Self {
+            phase,
+            nonce,
+            ticket: None,
+            kept,
+            incarnation: None,
+        }
+    }
+
+    pub(super) fn boot(&self) -> Option<Boot> {
+        match self.phase {
+            Phase::Open { boot, .. } => Some(boot),
+            _ => None,
+        }
+    }
+
+    pub(super) fn is_opening(&self) -> bool {
+        matches!(self.phase, Phase::Opening { .. })
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self.phase, Phase::Failed(_) | Phase::Closed)
+    }
+
+    pub(super) fn set_closed(&mut self) {
+        self.phase = Phase::Closed;
+    }
+
+    pub(super) fn state(&self) -> SessionState {
+        match &self.phase {
+            Phase::Opening { .. } => SessionState::Opening,
+            Phase::Open { session, boot } => SessionState::Open {
+                session: *session,
+                boot: *boot,
+            },
+            Phase::Failed(reason) => SessionState::Failed(reason.clone()),
+            Phase::Closed => SessionState::Closed,
+        }
+    }
+
+    /// The node that was asked cannot answer.
+    pub(super) fn handle_unable(&mut self, node: NodeId) {
+        if let Phase::Opening {
+            asked: Some((to, at)),
+            ..
+        } = &mut self.phase
+            && *to == node
+        {
+            *at = Mono(0);
+        }
+    }
+}
+
+impl Driver {
+    /// Stops for good; the status says why.
+    pub(super) fn fail(&mut self, reason: String) {
+        tracing::error!(%reason, "this edge stops");
+        self.view.set_open(false);
+        self.session.phase = Phase::Failed(reason);
+    }
+
+    /// A node told which life of the data it serves.
+    pub(super) fn handle_incarnation(&mut self, incarnation: Incarnation) {
+        if self.session.incarnation.is_some() {
+            return;
+        }
+        self.session.incarnation = Some(incarnation);
+        let kept = self.session.kept.as_ref().and_then(|kept| kept.session);
+        if let Some((session, before)) = kept
+            && before != incarnation
+        {
+            tracing::error!(
+                %session, %before, now = %incarnation,
+                "the cluster was restored: the journal's session belongs to its former life"
+            );
+            self.open_new_session();
+        }
+    }
+
+    /// Leaves the session that is lost: what it held is put aside, a new one is opened.
+    fn open_new_session(&mut self) {
+        self.session.kept = None;
+        self.reports.writer.push([Step::PutAside]);
+        self.open_again(None);
+    }
+
+    /// Opens under the next start number.
+    fn open_again(&mut self, session: Option<SessionId>) {
+        self.introduce(None, None);
+        if self.reports.writer.keeps_journal() {
+            self.session.nonce = self.session.nonce.next();
+            let start = JournalEntry::Start(self.session.nonce);
+            self.session.ticket = Some(self.reports.writer.push([Step::Append(start)]));
+        } else {
+            match getrandom::u64() {
+                Ok(nonce) => self.session.nonce = Nonce(nonce),
+                Err(error) => return self.fail(format!("the system has no randomness: {error}")),
+            }
+        }
+        self.session.phase = Phase::Opening {
+            session,
+            asked: None,
+        };
+    }
+
+    pub(super) fn pump_session(&mut self, now: Mono) {
+        let written = self
+            .session
+            .ticket
+            .is_none_or(|ticket| self.reports.writer.is_done(ticket));
+        let Phase::Opening { session, asked } = self.session.phase else {
+            return;
+        };
+        let due = asked.is_none_or(|(_, at)| now.since_ms(at) >= OPEN_AGAIN_MS);
+        if !(due && written && self.session.incarnation.is_some()) {
+            return;
+        }
+        let Some(to) = self.nodes.any(asked.map(|(node, _)| node)) else {
+            return;
+        };
+        let nonce = self.session.nonce;
+        if self.nodes.send(
+            to,
+            Stream::Control,
+            EdgeMessage::OpenSession { session, nonce },
+        ) {
+            self.session.phase = Phase::Opening {
+                session,
+                asked: Some((to, now)),
+            };
+        }
+    }
+
+    pub(super) fn handle_session(&mut self, now: Mono, reply: &OpenSessionReply) {
+        let Phase::Opening {
+            session: wanted, ..
+        } = self.session.phase
+        else {
+            return;
+        };
+        match *reply {
+            OpenSessionReply::Opened { session, boot, last_seq } => {
+                let resumed = wanted == Some(session);
+                if let Err(error) = self.take_session(now, session, boot, last_seq, resumed) {
+                    tracing::error!(%error, "the journal cannot be gone on with");
+                    self.open_new_session();
+                }
+            }
+            OpenSessionReply::StaleNonce { last } => self.fail(format!(
+                "a later start of this edge's session exists (number {last}, this one is {}): another \
+                 process has, or had, a copy of its journal; remove the copy, or give this edge a new \
+                 journal",
+                self.session.nonce
+            )),
+            OpenSessionReply::Unknown | OpenSessionReply::Expired => {
+                tracing::error!(?reply, ?wanted, "the session cannot be gone on with");
+                self.open_new_session();
+            }
+            OpenSessionReply::OtherIncarnation { current } => {
+                self.session.incarnation = Some(current);
+                self.open_new_session();
+            }
+        }
+    }
+
+    fn take_session(
+        &mut self,
+        now: Mono,
+        session: SessionId,
+        boot: Boot,
+        last_seq: tollgate_core::ids::Seq,
+        resumed: bool,
+    ) -> Result<(), tollgate_core::reporter::ResumeError> {
+        let journal = self.reports.writer.keeps_journal();
+        match (
+            &mut self.reports.reporter,
+            self.session.kept.take(),
+            resumed,
+        ) {
+            (None, Some(kept), true) => {
+                let records = kept.records();
+                let reporter = Reporter::resume(now, session, boot, last_seq, records)?;
+                self.reports.reporter = Some(reporter);
+            }
+            (None, _, _) => {
+                self.reports.reporter = Some(Reporter::new(session, boot, journal));
+            }
+            (Some(reporter), _, true) => reporter.handle_new_boot(boot),
+            (Some(reporter), _, false) => {
+                let unknown = reporter.move_to(session, boot);
+                if !unknown.is_empty() {
+                    tracing::error!(
+                        reports = unknown.len(),
+                        "reports of the lost session have an unknown fate and are not sent again"
+                    );
+                }
+            }
+        }
+        if let (false, Some(incarnation)) = (resumed, self.session.incarnation) {
+            let entry = JournalEntry::Session {
+                session,
+                incarnation,
+            };
+            self.reports.writer.push([Step::Append(entry)]);
+        }
+        self.lessee.handle_new_boot(now, boot);
+        self.introduce(self.session.incarnation, Some(boot));
+        self.session.phase = Phase::Open { session, boot };
+        if self.closing.is_none() {
+            self.view.set_open(true);
+        }
+        self.keep_alive(now);
+        tracing::info!(%session, %boot, resumed, "session open");
+        Ok(())
+    }
+
+    /// The ledger knows a later boot of this session.
+    pub(super) fn handle_fenced(&mut self) {
+        let Phase::Open { session, boot } = self.session.phase else {
+            return;
+        };
+        if self.reports.writer.keeps_journal() {
+            tracing::warn!(%session, %boot, "fenced; the journal is still ours, opening again");
+            self.open_again(Some(session));
+        } else {
+            self.fail(format!(
+                "fenced: another process opened session {session} after boot {boot}. Does it use the same \
+                 certificate? Give each edge its own, and a journal if it shall come back after this"
+            ));
+        }
+    }
+
+    /// The session ended without us, or its numbers do not fit: go on in a new one.
+    pub(super) fn handle_session_lost(&mut self, why: &str) {
+        if matches!(self.session.phase, Phase::Open { .. }) {
+            tracing::error!(why, "the session is lost, a new one is opened");
+            self.open_new_session();
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! [`View`]: what an edge has seen of the catalog, and the decision on it: the hot path.
+//!
+//! Owns the two bounded maps (principals, remembered denials), how fresh they are, and the counts. Checks
+//! read it on any thread without a lock; only the driver writes. Refuses to wait and to ask: it says
+//! [`Cold`] and the caller decides whether to. Next: `driver/mod.rs`, which fills it.
+
+use crate::counts::{Counts, Entered};
+use crate::credential::{self, Hash, HashKeys};
+use crate::decision::{CheckRequest, Outcome, Reason};
+use crate::principal::Principal;
+use crate::sources::Sources;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use tollgate_core::ids::{Incarnation, Revision, Units};
+use tollgate_core::time::Mono;
+
+/// Principals an edge remembers; beyond them the one unused for longest is forgotten.
+pub(crate) const PRINCIPALS_MAX: usize = 1_000_000;
+/// Denied credentials an edge remembers; beyond them the oldest is forgotten.
+pub(crate) const DENIALS_MAX: usize = 65_536;
+/// What a refusal for lack of an answer suggests to wait, in ms.
+const UNAVAILABLE_RETRY_MS: u64 = 1000;
+/// What a source that presents too many unknown credentials is told to wait, in ms.
+const SOURCE_RETRY_MS: u64 = 1000;
+
+/// A denial that is remembered.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Denial {
+    pub(crate) reason: Reason,
+    /// Log index of the catalog revision it was computed at; void once the edge knows of a higher one.
+    pub(crate) index: u64,
+}
+
+/// Whether a check takes or only looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Take,
+    Peek,
+}
+
+/// What was missing for a decision; asking and waiting may bring it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cold {
+    /// Nobody has said yet who this is.
+    Unknown(Hash),
+    /// A cell holds too little, and no refusal stands.
+    Short,
+    /// No session yet, or no proof that the view is current.
+    NotReady,
+}
+
+/// What a look at the view gave.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Answer {
+    /// The decision; where `cold` stands, the one for a caller that does not wait.
+    pub(crate) outcome: Outcome,
+    pub(crate) cold: Option<Cold>,
+}
+
+/// Keys of the maps are keyed hashes already.
+#[derive(Default)]
+pub(crate) struct TakeHash(u64);
+
+impl Hasher for TakeHash {
+    fn write(&mut self, bytes: &[u8]) {
+        unreachable!("keys are u128, not {} bytes", bytes.len());
+    }
+    #[inline]
+    fn write_u128(&mut self, key: u128) {
+        self.0 = credential::low_half(key);
+    }
+    #[inline]
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+type Map<V> = papaya::HashMap<Hash, V, BuildHasherDefault<TakeHash>>;
+
+/// See the module's text.
+pub(crate) struct View {
+    hash_keys: HashKeys,
+    principals: Map<Arc<Principal>>,
+    denials: Map<Denial>,
+    pub(crate) sources: Sources,
+    pub(crate) counts: Counts,
+    /// Whether checks are answered at all: from the first session until the edge stops.
+    open: AtomicBool,
+    /// When the view was last proved current, in ms of the edge's clock; 0: never.
+    fresh_at: AtomicU64,
+    max_stale_ms: u64,
+    incarnation: AtomicU64,
+    /// Log index of the catalog revision that was acted on.
+    acted: AtomicU64,
+    /// Log index of the highest catalog revision heard of.
+    known: AtomicU64,
+}
+
+impl View {
+    pub(crate) fn new(hash_keys: HashKeys, max_stale_ms: u64) -> Self {
+        Self {
+            sources: Sources::new(hash_keys.0),
+            hash_keys,
+            principals: Map::default(),
+            denials: Map::default(),
+            counts: Counts::new(),
+            open: AtomicBool::new(false),
+            fresh_at: AtomicU64::new(0),
+            max_stale_ms,
+            incarnation: AtomicU64::new(0),
+            acted: AtomicU64::new(0),
+            known: AtomicU64::new(0),
+        }
+    }
+
+    /// Decides. `with` gets the answer and the principal it is about, if it is known; it runs while the
+    /// check counts as running, so it must not wait.
+    #[inline]
+    pub(crate) fn decide<R>(
+        &self,
+        now: Mono,
+        request: &CheckRequest<'_>,
+        mode: Mode,
+        with: impl FnOnce(Answer, Option<&Arc<Principal>>) -> R,
+    ) -> R {
+        let entered = self.counts.enter();
+        let stale_ms = match self.fresh_at.load(Ordering::Relaxed) {
+            0 => None,
+            at => Some(now.since_ms(Mono(at))),
+        };
+        let fresh = stale_ms.is_some_and(|stale| stale <= self.max_stale_ms);
+        if !(fresh && self.open.load(Ordering::SeqCst)) {
+            let answer = self.cold(stale_ms, Cold::NotReady);
+            leave(entered, &answer);
+            return with(answer, None);
+        }
+        let hash = self.hash_keys.hash(request.credential);
+        let principals = self.principals.pin();
+        let Some(principal) = principals.get(&hash) else {
+            let answer = self.stranger(stale_ms, request.credential, hash);
+            leave(entered, &answer);
+            return with(answer, None);
+        };
+        let taken = match mode {
+            Mode::Take => principal.take(request.cost.units()),
+            Mode::Peek => look(principal, now, request.cost.units()),
+        };
+        let answer = match taken {
+            Ok(()) => self.final_answer(stale_ms, Reason::Ok, None),
+            Err(limit) => match self.short(now, stale_ms, principal, limit) {
+                // A look asks for nothing: by the last word there is too little.
+                Answer {
+                    outcome,
+                    cold: Some(_),
+                } if mode == Mode::Peek => {
+                    self.final_answer(stale_ms, Reason::QuotaExceeded, outcome.retry_after_ms)
+                }
+                answer => answer,
+            },
+        };
+        let result = with(answer, Some(principal));
+        leave(entered, &answer);
+        result
+    }
+
+    /// A cell was short: refuse if the issuer said that nothing is left.
+    #[cold]
+    fn short(
+        &self,
+        now: Mono,
+        stale_ms: Option<u64>,
+        principal: &Principal,
+        limit: usize,
+    ) -> Answer {
+        use crate::cell::Refused;
+        match principal.cell(limit).and_then(|cell| cell.refused(now)) {
+            Some(Refused::Now { retry_after_ms }) => {
+                self.final_answer(stale_ms, Reason::QuotaExceeded, Some(retry_after_ms))
+            }
+            Some(Refused::ForGood) => self.final_answer(stale_ms, Reason::QuotaExceeded, None),
+            None => self.cold(stale_ms, Cold::Short),
+        }
+    }
+
+    /// A credential that is no known principal's.
+    #[cold]
+    fn stranger(&self, stale_ms: Option<u64>, presented: &str, hash: Hash) -> Answer {
+        if presented.is_empty() {
+            return self.final_answer(stale_ms, Reason::CredentialMissing, None);
+        }
+        if !credential::is_well_formed(presented) {
+            return self.final_answer(stale_ms, Reason::CredentialInvalid, None);
+        }
+        let known = self.known.load(Ordering::Relaxed);
+        match self.denials.pin().get(&hash) {
+            Some(denial) if denial.index >= known => {
+                self.final_answer(stale_ms, denial.reason, None)
+            }
+            _ => self.cold(stale_ms, Cold::Unknown(hash)),
+        }
+    }
+
+    #[inline]
+    fn final_answer(&self, stale_ms: Option<u64>, reason: Reason, retry: Option<u64>) -> Answer {
+        let revision = self.revision();
+        let outcome = Outcome {
+            reason,
+            retry_after_ms: retry,
+            revision,
+            stale_ms,
+        };
+        Answer {
+            outcome,
+            cold: None,
+        }
+    }
+
+    fn cold(&self, stale_ms: Option<u64>, cold: Cold) -> Answer {
+        let retry = Some(UNAVAILABLE_RETRY_MS);
+        let answer = self.final_answer(stale_ms, Reason::Unavailable, retry);
+        Answer {
+            cold: Some(cold),
+            ..answer
+        }
+    }
+
+    /// The answer to a source that presents too many unknown credentials.
+    pub(crate) fn throttled(&self, answer: &Answer) -> Outcome {
+        let retry_after_ms = Some(SOURCE_RETRY_MS);
+        Outcome {
+            reason: Reason::RateLimited,
+            retry_after_ms,
+            ..answer.outcome
+        }
+    }
+
+    /// Counts a decision that was made after waiting.
+    pub(crate) fn count(&self, reason: Reason) {
+        self.counts.enter().leave(reason);
+    }
+
+    /// The catalog revision that was acted on.
+    #[inline]
+    pub(crate) fn revision(&self) -> Revision {
+        Revision {
+            incarnation: Incarnation(self.incarnation.load(Ordering::Relaxed)),
+            index: self.acted.load(Ordering::Relaxed),
+        }
+    }
+
+    /// How old the last proof is that the view was current.
+    pub(crate) fn stale_ms(&self, now: Mono) -> Option<u64> {
+        let at = self.fresh_at.load(Ordering::Relaxed);
+        (at > 0).then(|| now.since_ms(Mono(at)))
+    }
+
+    /// Whether checks are answered.
+    pub(crate) fn is_ready(&self, now: Mono) -> bool {
+        self.open.load(Ordering::SeqCst)
+            && self
+                .stale_ms(now)
+                .is_some_and(|stale| stale <= self.max_stale_ms)
+    }
+}
+
+/// What only the driver does.
+impl View {
+    pub(crate) fn hash(&self, credential: &str) -> Hash {
+        self.hash_keys.hash(credential)
+    }
+
+    pub(crate) fn set_open(&self, open: bool) {
+        // ORDERING: SeqCst, paired with `Counts::enter`.
+        self.open.store(open, Ordering::SeqCst);
+    }
+
+    pub(crate) fn set_fresh_at(&self, at: Mono) {
+        self.fresh_at.fetch_max(at.0.max(1), Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_revisions(&self, acted: Revision, known: Revision) {
+        self.incarnation
+            .store(acted.incarnation.0, Ordering::Relaxed);
+        self.known.store(known.index, Ordering::Relaxed);
+        self.acted.store(acted.index, Ordering::Relaxed);
+    }
+
+    pub(crate) fn admit(&self, hash: Hash, principal: Arc<Principal>) {
+        self.principals.pin().insert(hash, principal);
+        self.denials.pin().remove(&hash);
+    }
+
+    pub(crate) fn deny(&self, hash: Hash, denial: Denial) {
+        // The denial first: in between the credential is either still known or already denied.
+        self.denials.pin().insert(hash, denial);
+        self.principals.pin().remove(&hash);
+    }
+
+    pub(crate) fn forget(&self, hash: Hash) {
+        self.principals.pin().remove(&hash);
+    }
+
+    pub(crate) fn forget_denial(&self, hash: Hash) {
+        self.denials.pin().remove(&hash);
+    }
+
+    pub(crate) fn principals(&self) -> usize {
+        self.principals.len()
+    }
+}
+
+#[inline]
+fn leave(entered: Entered<'_>, answer: &Answer) {
+    match answer.cold {
+        None => entered.leave(answer.outcome.reason),
+        Some(_) => entered.leave_cold(),
+    }
+}
+
+/// Whether a check of `cost` would probably pass: units here, or else by the issuer's last word.
+#[cold]
+fn look(principal: &Principal, now: Mono, cost: Units) -> Result<(), usize> {
+    for (place, (limit, cell)) in principal.accounts().enumerate() {
+        let here = cell.quota().free() >= cost;
+        let elsewhere = cell.refused(now).is_none() && cell.remaining(limit.quota) >= cost;
+        if !(here || elsewhere) {
+            return Err(place);
+        }
+    }
+    Ok(())
+}
