@@ -1,3 +1,4 @@
 //! Simulator and chaos harness.
 
+pub mod chaos;
 pub mod proxy;

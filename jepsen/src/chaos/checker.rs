@@ -1,0 +1,551 @@
+//! The judge: holds what clients were told against what the ledger says at the end.
+//!
+//! Owns: one function per promise, each from the definition and nothing else. Shares no code with the product and
+//! uses none of it; counts only *definite* answers against a promise, so that a violation is always real: a check of
+//! unknown fate may have been admitted (it may be billed) or not (it breaks no limit).
+//! Refuses: to run anything. Read next: `evidence.rs`, `history.rs` for what it is given.
+
+use super::evidence::{Evidence, Row, What};
+use super::history::{Operation, Outcome};
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Longest time from the repair to service, in microseconds.
+pub const RECOVERY_US_MAX: u64 = 5_000_000;
+
+/// Longest time from an acknowledged revocation to the last admission under the key, on an edge whose node is current.
+const PUSH_US_MAX: u64 = 1_000_000;
+
+/// Clocks may drift so many hundredths apart.
+const DRIFT_PERCENT: u64 = 1;
+
+/// What a promise may say in words when it is broken: the first few are enough to start from.
+const VIOLATIONS_SHOWN: usize = 10;
+
+/// The judgement of one promise.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// What was promised.
+    pub promise: &'static str,
+    /// How close it came, with numbers.
+    pub measured: String,
+    /// Violations in all.
+    pub violated: u64,
+    /// The first of them, each a sentence with numbers.
+    pub violations: Vec<String>,
+}
+
+impl Finding {
+    fn new(promise: &'static str) -> Self {
+        Self {
+            promise,
+            ..Self::default()
+        }
+    }
+
+    fn violation(&mut self, words: String) {
+        self.violated += 1;
+        if self.violations.len() < VIOLATIONS_SHOWN {
+            self.violations.push(words);
+        }
+    }
+}
+
+/// Units of one subject as clients know them.
+#[derive(Debug, Clone, Copy, Default)]
+struct Count {
+    ok: u64,
+    unknown: u64,
+    refused: u64,
+}
+
+/// Judges a run.
+#[must_use]
+pub fn judge(evidence: &Evidence, history: &[Operation]) -> Vec<Finding> {
+    let mut counts = vec![Count::default(); evidence.subjects.len()];
+    for operation in history {
+        let count = &mut counts[operation.subject as usize];
+        let cost = u64::from(operation.cost);
+        match operation.outcome {
+            Outcome::Ok => count.ok += cost,
+            Outcome::Unknown => count.unknown += cost,
+            Outcome::Refused(_) => count.refused += cost,
+            Outcome::Unsent => {}
+        }
+    }
+    let ledger: BTreeMap<&str, &Row> = evidence
+        .ledger
+        .iter()
+        .map(|row| (row.account.as_str(), row))
+        .collect();
+    vec![
+        admitted_within_limit(evidence, history),
+        ledger_within_limit(evidence),
+        billed_within_admitted(evidence, &counts, &ledger),
+        lost_within_bound(evidence, history, &counts, &ledger),
+        metered_as_settled(evidence, &ledger),
+        changes_kept(evidence, history, &ledger),
+        revoked_is_refused(evidence, history),
+        replicas_agree(evidence),
+        service_returns(evidence),
+        held_units_serve(evidence, &counts),
+        reached(evidence, &counts),
+    ]
+}
+
+/// P1 as clients see it: at every limit's time, what was surely admitted before the next raise was asked for.
+fn admitted_within_limit(evidence: &Evidence, history: &[Operation]) -> Finding {
+    let mut finding = Finding::new("admitted <= limit, for every account, at any time");
+    let mut completions: Vec<Vec<(u64, u64)>> = vec![Vec::new(); evidence.subjects.len()];
+    for operation in history.iter().filter(|o| o.outcome == Outcome::Ok) {
+        completions[operation.subject as usize]
+            .push((operation.complete_us, u64::from(operation.cost)));
+    }
+    let (mut exhausted, mut used_of_exhausted, mut limit_of_exhausted) = (0_u64, 0_u64, 0_u64);
+    for (index, subject) in evidence.subjects.iter().enumerate() {
+        let mut limit = subject.limit;
+        // A raise counts from the moment it was asked for, acknowledged or not: it may have been made.
+        let mut steps: Vec<(u64, u64)> = Vec::new();
+        for change in &evidence.changes {
+            if let (true, What::Raise(to)) = (change.subject as usize == index, change.what) {
+                steps.push((change.invoke_us, to));
+            }
+        }
+        let done = &completions[index];
+        let mut judge = |limit: u64, before: u64| {
+            let admitted: u64 = done
+                .iter()
+                .filter(|(complete, _)| *complete < before)
+                .map(|(_, cost)| cost)
+                .sum();
+            if admitted > limit {
+                finding.violation(format!(
+                    "{}: admitted {admitted} of {limit}, {} too many",
+                    subject.customer,
+                    admitted - limit
+                ));
+            }
+            admitted
+        };
+        for (from, to) in steps {
+            judge(limit, from);
+            limit = limit.max(to);
+        }
+        let admitted = judge(limit, u64::MAX);
+        // What is left of an account that was asked for more than it has.
+        if admitted.saturating_mul(10) >= limit.saturating_mul(9) {
+            exhausted += 1;
+            used_of_exhausted += admitted.min(limit);
+            limit_of_exhausted += limit;
+        }
+    }
+    finding.measured = format!(
+        "{} accounts; {exhausted} nearly or wholly used up: {used_of_exhausted} of {limit_of_exhausted} units",
+        evidence.subjects.len()
+    );
+    finding
+}
+
+/// P1 as the ledger sees it.
+fn ledger_within_limit(evidence: &Evidence) -> Finding {
+    let mut finding = Finding::new("settled - excess + out <= limit and excess = 0, in the ledger");
+    let mut out = 0_u64;
+    for row in &evidence.ledger {
+        let Row {
+            account,
+            settled,
+            excess,
+            ..
+        } = row;
+        out += row.out;
+        if *excess > 0 {
+            finding.violation(format!(
+                "{account}: excess {excess}, expected 0 (settled {settled})"
+            ));
+        }
+        let taken = i128::from(*settled) - i128::from(*excess) + i128::from(row.out);
+        match row.limit {
+            Some(limit) if taken > i128::from(limit) => finding.violation(format!(
+                "{account}: settled {settled} - excess {excess} + out {} = {taken}, limit {limit}",
+                row.out
+            )),
+            Some(_) => {}
+            None => finding.violation(format!("{account}: the ledger knows no limit for it")),
+        }
+    }
+    finding.measured = format!(
+        "{} rows, {out} units still out at the end",
+        evidence.ledger.len()
+    );
+    finding
+}
+
+fn settled_of(ledger: &BTreeMap<&str, &Row>, account: &str) -> u64 {
+    ledger.get(account).map_or(0, |row| row.settled)
+}
+
+/// P4, never too much.
+fn billed_within_admitted(
+    evidence: &Evidence,
+    counts: &[Count],
+    ledger: &BTreeMap<&str, &Row>,
+) -> Finding {
+    let mut finding = Finding::new("billed <= admitted, for every account");
+    let (mut settled_sum, mut ok_sum, mut unknown_sum) = (0_u64, 0_u64, 0_u64);
+    for (subject, count) in evidence.subjects.iter().zip(counts) {
+        let settled = settled_of(ledger, &subject.account);
+        let most = count.ok + count.unknown;
+        if settled > most {
+            finding.violation(format!(
+                "{}: billed {settled}, but clients were told of {} admitted and {} are unknown",
+                subject.customer, count.ok, count.unknown
+            ));
+        }
+        settled_sum += settled;
+        ok_sum += count.ok;
+        unknown_sum += count.unknown;
+    }
+    let ours: BTreeSet<&str> = evidence
+        .subjects
+        .iter()
+        .map(|s| s.account.as_str())
+        .collect();
+    for row in &evidence.ledger {
+        if row.settled > 0 && !ours.contains(row.account.as_str()) {
+            finding.violation(format!(
+                "{}: billed {} on an account that nobody used",
+                row.account, row.settled
+            ));
+        }
+    }
+    finding.measured =
+        format!("{settled_sum} billed, {ok_sum} surely admitted, {unknown_sum} of unknown fate");
+    finding
+}
+
+/// P4, never too little: what clients were surely told is billed, but for the last use of edges that were killed.
+fn lost_within_bound(
+    evidence: &Evidence,
+    history: &[Operation],
+    counts: &[Count],
+    ledger: &BTreeMap<&str, &Row>,
+) -> Finding {
+    let mut finding = Finding::new(
+        "admitted - billed <= the use of a killed edge's last journal_interval, and 0 without a kill",
+    );
+    // Distance from its end to the crash, of all that a killed edge admitted last; by subject.
+    let mut last: Vec<Vec<(u64, u64)>> = vec![Vec::new(); evidence.subjects.len()];
+    for crash in &evidence.edge_crashes {
+        for operation in history {
+            let theirs = operation.edge == crash.edge && operation.outcome == Outcome::Ok;
+            // An answer that came after the crash was on its way: decided before it, so within the interval too
+            // if it was asked within it.
+            let before = crash.at_us.saturating_sub(operation.complete_us);
+            if theirs
+                && operation.invoke_us <= crash.at_us
+                && before <= evidence.journal_interval_us
+            {
+                last[operation.subject as usize].push((before, u64::from(operation.cost)));
+            }
+        }
+    }
+    let (mut lost_sum, mut bound_sum, mut widest) = (0_u64, 0_u64, 0_u64);
+    for ((subject, count), last) in evidence.subjects.iter().zip(counts).zip(&mut last) {
+        let settled = settled_of(ledger, &subject.account);
+        let bound: u64 = last.iter().map(|(_, cost)| cost).sum();
+        bound_sum += bound;
+        let Some(lost) = count.ok.checked_sub(settled).filter(|lost| *lost > 0) else {
+            continue;
+        };
+        lost_sum += lost;
+        if lost > bound {
+            finding.violation(format!(
+                "{}: {} surely admitted, {settled} billed: {lost} lost, at most {bound} may be",
+                subject.customer, count.ok
+            ));
+        }
+        last.sort_unstable();
+        let mut explained = 0;
+        for (before, cost) in last {
+            if explained >= lost {
+                break;
+            }
+            explained += *cost;
+            widest = widest.max(*before);
+        }
+    }
+    finding.measured = format!(
+        "{lost_sum} lost of at most {bound_sum}, over {} kills of edges; the last {} ms of {} before each explain it",
+        evidence.edge_crashes.len(),
+        widest / 1_000,
+        evidence.journal_interval_us / 1_000
+    );
+    finding
+}
+
+/// Usage counts each admitted unit once, as the account does.
+fn metered_as_settled(evidence: &Evidence, ledger: &BTreeMap<&str, &Row>) -> Finding {
+    let mut finding = Finding::new("metered use = settled, for every customer");
+    let metered: BTreeMap<&str, u64> = evidence
+        .usage
+        .iter()
+        .map(|used| (used.customer.as_str(), used.units))
+        .collect();
+    for subject in &evidence.subjects {
+        let settled = settled_of(ledger, &subject.account);
+        let units = metered.get(subject.customer.as_str()).copied().unwrap_or(0);
+        if units != settled {
+            finding.violation(format!(
+                "{}: {units} metered, {settled} settled",
+                subject.customer
+            ));
+        }
+    }
+    finding.measured = format!(
+        "{} units metered",
+        evidence.usage.iter().map(|used| used.units).sum::<u64>()
+    );
+    finding
+}
+
+/// P5 for administration: what was acknowledged is there at the end, on every node.
+fn changes_kept(
+    evidence: &Evidence,
+    history: &[Operation],
+    ledger: &BTreeMap<&str, &Row>,
+) -> Finding {
+    let mut finding = Finding::new("no acknowledged change is lost");
+    let acked: Vec<_> = evidence
+        .changes
+        .iter()
+        .filter(|change| change.acked_us.is_some())
+        .collect();
+    for (index, subject) in evidence.subjects.iter().enumerate() {
+        let raises = |only_acked: bool| {
+            let theirs = evidence.changes.iter().filter(move |change| {
+                change.subject as usize == index && (change.acked_us.is_some() || !only_acked)
+            });
+            theirs.filter_map(|change| match change.what {
+                What::Raise(to) => Some(to),
+                What::Revoke => None,
+            })
+        };
+        let Some(least) = raises(true).max() else {
+            continue;
+        };
+        let most = raises(false).max().unwrap_or(least);
+        match ledger.get(subject.account.as_str()).map(|row| row.limit) {
+            Some(Some(limit)) if (least..=most).contains(&limit) => {}
+            Some(found) => finding.violation(format!(
+                "{}: raised to {least}, acknowledged; at the end its limit is {found:?}",
+                subject.customer
+            )),
+            None => finding.violation(format!(
+                "{}: raised to {least}, acknowledged; at the end the ledger has no row for it",
+                subject.customer
+            )),
+        }
+    }
+    let newest = acked
+        .iter()
+        .map(|change| change.revision)
+        .max()
+        .unwrap_or(0);
+    for node in &evidence.nodes {
+        if node.revision < newest {
+            finding.violation(format!(
+                "node {}: at revision {}, but revision {newest} was acknowledged",
+                node.node, node.revision
+            ));
+        }
+    }
+    let (mut by_client, mut asked_late) = (BTreeMap::new(), 0_u64);
+    for change in acked.iter().filter(|change| change.what == What::Revoke) {
+        by_client.insert(change.subject, change.acked_us.unwrap_or(0));
+    }
+    for operation in history {
+        let Some(acked_us) = by_client.get(&operation.subject) else {
+            continue;
+        };
+        if operation.invoke_us <= evidence.calm_from_us.max(*acked_us) + PUSH_US_MAX {
+            continue;
+        }
+        asked_late += 1;
+        if operation.outcome == Outcome::Ok {
+            finding.violation(format!(
+                "{}: its key was revoked, acknowledged; when all was repaired edge-{} still admitted it",
+                evidence.subjects[operation.subject as usize].customer, operation.edge
+            ));
+        }
+    }
+    let unknown = evidence.changes.len() - acked.len();
+    finding.measured = format!(
+        "{} acknowledged, {unknown} of unknown fate; {asked_late} checks under revoked keys at the end",
+        acked.len()
+    );
+    finding
+}
+
+/// P7's outer bound, which no partition may break: no edge trusts an unconfirmed view for longer.
+fn revoked_is_refused(evidence: &Evidence, history: &[Operation]) -> Finding {
+    let mut finding = Finding::new("a revoked key is refused everywhere after max_stale");
+    let mut revoked: BTreeMap<u32, u64> = BTreeMap::new();
+    for change in &evidence.changes {
+        if let (What::Revoke, Some(acked_us)) = (change.what, change.acked_us) {
+            revoked.insert(change.subject, acked_us);
+        }
+    }
+    let bound = evidence.max_stale_us + evidence.max_stale_us * DRIFT_PERCENT / 100;
+    let mut latest = 0;
+    for operation in history.iter().filter(|o| o.outcome == Outcome::Ok) {
+        let Some(acked_us) = revoked.get(&operation.subject) else {
+            continue;
+        };
+        let after = operation.invoke_us.saturating_sub(*acked_us);
+        latest = latest.max(after);
+        if after > bound {
+            finding.violation(format!(
+                "{}: admitted by edge-{} {} ms after its key's revocation was acknowledged, bound {} ms",
+                evidence.subjects[operation.subject as usize].customer,
+                operation.edge,
+                after / 1_000,
+                bound / 1_000
+            ));
+        }
+    }
+    finding.measured = format!(
+        "{} keys; last admission {} ms after the acknowledgement, faults included (bound {} ms)",
+        revoked.len(),
+        latest / 1_000,
+        bound / 1_000
+    );
+    finding
+}
+
+/// Replicas that have applied the same entries are alike.
+fn replicas_agree(evidence: &Evidence) -> Finding {
+    let mut finding = Finding::new("equal digests at an equal index, on all nodes");
+    let mut by_index: BTreeMap<u64, BTreeSet<&str>> = BTreeMap::new();
+    for node in &evidence.nodes {
+        by_index
+            .entry(node.digest_index)
+            .or_default()
+            .insert(&node.digest);
+    }
+    for (index, digests) in &by_index {
+        if digests.len() > 1 {
+            let nodes: Vec<String> = evidence
+                .nodes
+                .iter()
+                .filter(|node| node.digest_index == *index)
+                .map(|node| format!("node {}: {}", node.node, node.digest))
+                .collect();
+            finding.violation(format!("at index {index}: {}", nodes.join(", ")));
+        }
+    }
+    // Digests that cannot be compared are no agreement.
+    if by_index.len() != 1 {
+        let indexes: Vec<String> = by_index.keys().map(u64::to_string).collect();
+        finding.violation(format!(
+            "the nodes never stood at one index: {}",
+            if indexes.is_empty() {
+                "none answered".to_owned()
+            } else {
+                indexes.join(", ")
+            }
+        ));
+    }
+    finding.measured = format!(
+        "{} nodes at index {}",
+        evidence.nodes.len(),
+        by_index.keys().next_back().copied().unwrap_or(0)
+    );
+    finding
+}
+
+/// Service after every repair.
+fn service_returns(evidence: &Evidence) -> Finding {
+    let mut finding =
+        Finding::new("service again <= 5 s after the last start that restores a majority");
+    let mut times = Vec::new();
+    for recovery in &evidence.recoveries {
+        match recovery.took_us {
+            Some(took) if took <= RECOVERY_US_MAX => times.push(took),
+            Some(took) => {
+                times.push(took);
+                finding.violation(format!(
+                    "round {}: {} ms from {}",
+                    recovery.round,
+                    took / 1_000,
+                    recovery.from
+                ));
+            }
+            None => finding.violation(format!(
+                "round {}: no service from {} until the runner gave up",
+                recovery.round, recovery.from
+            )),
+        }
+    }
+    times.sort_unstable();
+    finding.measured = match (times.get(times.len() / 2), times.last()) {
+        (Some(median), Some(worst)) => format!(
+            "{} repairs: median {} ms, worst {} ms",
+            times.len(),
+            median / 1_000,
+            worst / 1_000
+        ),
+        _ => "no repair was measured".to_owned(),
+    };
+    finding
+}
+
+/// P6 where the run asks for it.
+fn held_units_serve(evidence: &Evidence, counts: &[Count]) -> Finding {
+    let mut finding = Finding::new("no check of held units is refused");
+    let mut served = 0;
+    for index in &evidence.held_subjects {
+        let count = counts[*index as usize];
+        served += count.ok;
+        if count.refused > 0 {
+            finding.violation(format!(
+                "{}: {} refused, {} admitted",
+                evidence.subjects[*index as usize].customer, count.refused, count.ok
+            ));
+        }
+    }
+    finding.measured = if evidence.held_subjects.is_empty() {
+        "not asked for in this run: killed edges lose what they hold".to_owned()
+    } else {
+        format!("{served} admitted")
+    };
+    finding
+}
+
+/// A run that met nothing proves nothing.
+fn reached(evidence: &Evidence, counts: &[Count]) -> Finding {
+    let mut finding = Finding::new("the run met what it is about");
+    let ok: u64 = counts.iter().map(|count| count.ok).sum();
+    if ok == 0 {
+        finding.violation("no check was admitted".to_owned());
+    }
+    let kills = evidence.kills;
+    if kills.total() < evidence.kills_planned {
+        finding.violation(format!(
+            "{} kills of {} planned were done",
+            kills.total(),
+            evidence.kills_planned
+        ));
+    }
+    finding.measured = format!(
+        "{ok} admitted; {} kills: {} leaders, {} other nodes, {} edges",
+        kills.total(),
+        kills.leader,
+        kills.follower,
+        kills.edge
+    );
+    finding
+}
+
+#[cfg(test)]
+#[path = "checker_tests.rs"]
+mod tests;
