@@ -7,7 +7,7 @@
 
 mod line;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -64,6 +64,7 @@ impl Proxy {
                 changed: Notify::new(),
             }),
             clients: Mutex::new(BTreeMap::new()),
+            cut_off: Mutex::new(BTreeSet::new()),
         });
         let mut tasks = JoinSet::new();
         tasks.spawn(Arc::clone(&link).take_in());
@@ -104,8 +105,14 @@ impl Proxy {
         DIRECTIONS.iter().for_each(|direction| self.cut(*direction));
     }
 
-    /// Lifts the cuts; the other faults stay set.
+    /// Cuts one client off, both ways: what it sends and is sent from now on is dropped. Others do not notice.
+    pub fn cut_off(&self, client: SocketAddr) {
+        lock(&self.link.cut_off).insert(client);
+    }
+
+    /// Lifts all cuts; the other faults stay set.
     pub fn heal(&self) {
+        lock(&self.link.cut_off).clear();
         DIRECTIONS
             .iter()
             .for_each(|direction| self.set_cut(*direction, false));
@@ -136,6 +143,8 @@ struct Link {
     /// By [`Direction`].
     lines: [Lane; 2],
     clients: Mutex<BTreeMap<SocketAddr, Client>>,
+    /// Clients that nothing passes from or to.
+    cut_off: Mutex<BTreeSet<SocketAddr>>,
 }
 
 /// A direction's line, and the bell for whoever delivers from it.
@@ -178,11 +187,23 @@ impl Lane {
         self.line().arrive(Instant::now(), datagram);
         self.changed.notify_one();
     }
+
+    fn drop_one(&self) {
+        self.line().drop_one();
+    }
 }
 
 impl Link {
     fn lane(&self, direction: Direction) -> &Lane {
         &self.lines[direction as usize]
+    }
+
+    fn pass(&self, direction: Direction, client: SocketAddr, bytes: &[u8]) {
+        if lock(&self.cut_off).contains(&client) {
+            self.lane(direction).drop_one();
+        } else {
+            self.lane(direction).arrive(client, bytes);
+        }
     }
 
     /// Takes in what clients send, for ever.
@@ -200,7 +221,7 @@ impl Link {
                 // Without a socket for it there is no way on: it is as if the datagram had met a full network.
                 continue;
             }
-            self.lane(Direction::Out).arrive(client, &buffer[..length]);
+            self.pass(Direction::Out, client, &buffer[..length]);
         }
     }
 
@@ -247,7 +268,7 @@ impl Link {
             let Ok(length) = socket.recv(&mut buffer).await else {
                 continue;
             };
-            self.lane(Direction::Back).arrive(client, &buffer[..length]);
+            self.pass(Direction::Back, client, &buffer[..length]);
         }
     }
 

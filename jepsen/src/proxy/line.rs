@@ -80,7 +80,7 @@ pub struct Counts {
     pub forwarded: u64,
     /// Dropped by chance.
     pub lost: u64,
-    /// Dropped because the direction was cut.
+    /// Dropped because the direction was cut, or the client was cut off.
     pub cut: u64,
     /// Dropped because [`QUEUE_DATAGRAMS_MAX`] were under way.
     pub overflowed: u64,
@@ -190,6 +190,13 @@ impl Line {
             }
             None => {}
         }
+    }
+
+    /// Counts a datagram of a client that is cut off.
+    pub(super) fn drop_one(&mut self) {
+        self.number += 1;
+        self.counts.arrived += 1;
+        self.counts.cut += 1;
     }
 
     fn enqueue(&mut self, due: Instant, datagram: Datagram) -> Place {

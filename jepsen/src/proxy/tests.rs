@@ -226,6 +226,32 @@ async fn each_client_has_a_way_of_its_own() {
 }
 
 #[tokio::test]
+async fn one_client_is_cut_off_both_ways_and_another_is_not() {
+    let Setting {
+        client,
+        target,
+        proxy,
+    } = setting(1).await;
+    let other = client_of(&proxy).await;
+    client.send(b"a").await.unwrap();
+    let way = next(&target).await.1;
+    proxy.cut_off(client.local_addr().unwrap());
+    client.send(b"dropped").await.unwrap();
+    target.send_to(b"dropped", way).await.unwrap();
+    other.send(b"b").await.unwrap();
+    assert_eq!(next(&target).await.0, b"b");
+    until("both are dropped", || {
+        proxy.counts(Direction::Out).cut == 1 && proxy.counts(Direction::Back).cut == 1
+    })
+    .await;
+    proxy.heal();
+    client.send(b"c").await.unwrap();
+    assert_eq!(next(&target).await.0, b"c");
+    target.send_to(b"d", way).await.unwrap();
+    assert_eq!(next(&client).await.0, b"d");
+}
+
+#[tokio::test]
 async fn a_target_that_was_down_is_reached_once_it_is_up() {
     let vacant = UdpSocket::bind(loopback()).await.unwrap();
     let address = vacant.local_addr().unwrap();
