@@ -4,16 +4,22 @@
 //! names the field, what stands there and what may. Refuses unknown fields: a misspelt one would be a default in
 //! silence. Next: [`crate::server`].
 
+use crate::raft::Settings;
+use crate::storage::{Identity, StoreConfig};
 use serde::Deserialize;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use tollgate_core::ids::NodeId;
+use std::time::Duration;
+use tollgate_core::ids::{Incarnation, NodeId};
 use tollgate_wire::identity::{PeerIdentity, Role};
 use tollgate_wire::tls::TlsFiles;
 
 /// Most members a cluster starts with.
 pub const MEMBERS_MAX: usize = 7;
+
+/// Log entries kept behind a snapshot for members that are a little late.
+pub const KEEP_ENTRIES: u64 = 1000;
 
 /// Largest configuration file, in bytes.
 pub const CONFIG_BYTES_MAX: u64 = 64 * 1024;
@@ -95,9 +101,9 @@ pub struct PepperSection {
 pub struct RaftSection {
     /// Between heartbeats of the leader; default 100.
     pub heartbeat_ms: u64,
-    /// Shortest silence after which a follower stands for election; default 300.
+    /// Shortest silence after which a follower stands for election; default 250.
     pub election_min_ms: u64,
-    /// Longest; default 600.
+    /// Longest; default 400.
     pub election_max_ms: u64,
     /// Log entries between two snapshots; default 20,000.
     pub snapshot_entries: u64,
@@ -107,8 +113,8 @@ impl Default for RaftSection {
     fn default() -> Self {
         Self {
             heartbeat_ms: 100,
-            election_min_ms: 300,
-            election_max_ms: 600,
+            election_min_ms: 250,
+            election_max_ms: 400,
             snapshot_entries: 20_000,
         }
     }
@@ -274,12 +280,9 @@ impl ServerConfig {
         if !(20..=5_000).contains(&raft.heartbeat_ms) {
             return wrong("raft.heartbeat_ms", &raft.heartbeat_ms, "20 to 5000");
         }
-        if raft.election_min_ms < raft.heartbeat_ms.saturating_mul(2) {
-            return wrong(
-                "raft.election_min_ms",
-                &raft.election_min_ms,
-                "at least twice raft.heartbeat_ms",
-            );
+        if raft.election_min_ms <= raft.heartbeat_ms.saturating_mul(2) {
+            let expected = "more than twice raft.heartbeat_ms";
+            return wrong("raft.election_min_ms", &raft.election_min_ms, expected);
         }
         if raft.election_max_ms <= raft.election_min_ms || raft.election_max_ms > 60_000 {
             return wrong(
@@ -288,12 +291,9 @@ impl ServerConfig {
                 "more than raft.election_min_ms, at most 60000",
             );
         }
-        if raft.snapshot_entries < 100 {
-            return wrong(
-                "raft.snapshot_entries",
-                &raft.snapshot_entries,
-                "100 or more",
-            );
+        if raft.snapshot_entries <= KEEP_ENTRIES {
+            let expected = format!("more than {KEEP_ENTRIES}");
+            return wrong("raft.snapshot_entries", &raft.snapshot_entries, &expected);
         }
         let storage = &self.storage;
         if !(8..=1_048_576).contains(&storage.cache_mib) {
@@ -316,6 +316,35 @@ impl ServerConfig {
     #[must_use]
     pub fn node_id(&self) -> NodeId {
         NodeId(self.node)
+    }
+
+    /// Raft's settings.
+    #[must_use]
+    pub fn raft_settings(&self) -> Settings {
+        Settings {
+            heartbeat_ms: self.raft.heartbeat_ms,
+            election_min_ms: self.raft.election_min_ms,
+            election_max_ms: self.raft.election_max_ms,
+            snapshot_entries: self.raft.snapshot_entries,
+            keep_entries: KEEP_ENTRIES,
+            ..Settings::default()
+        }
+    }
+
+    /// How the data folder is opened.
+    #[must_use]
+    pub fn store_config(&self, incarnation: Incarnation) -> StoreConfig {
+        let identity = Identity {
+            cluster: self.cluster.clone(),
+            incarnation: incarnation.0,
+            node: self.node,
+        };
+        StoreConfig {
+            cache_bytes: self.storage.cache_mib << 20,
+            checkpoint_interval: Duration::from_millis(self.storage.checkpoint_ms),
+            ballast_bytes: self.storage.ballast_mib << 20,
+            ..StoreConfig::new(&self.data_dir, identity)
+        }
     }
 
     /// The certificate files.
@@ -387,7 +416,7 @@ file = "pepper"
             (
                 "[tls]",
                 "[raft]\nelection_min_ms = 150\n[tls]",
-                "expected at least twice raft.heartbeat_ms",
+                "expected more than twice raft.heartbeat_ms",
             ),
             (
                 "quic = \"127.0.0.1:7101\"\n[tls]",

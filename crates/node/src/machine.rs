@@ -267,7 +267,6 @@ impl SharedLedger {
     ///
     /// # Panics
     /// When an earlier `apply` panicked: nothing may act on a state that is half changed.
-    #[must_use]
     pub fn read(&self) -> RwLockReadGuard<'_, LedgerMachine> {
         match self.machine.read() {
             Ok(guard) => guard,
@@ -343,7 +342,7 @@ mod tests {
             .unwrap();
         assert_eq!(Machine::digest(&other), Machine::digest(&one));
         assert_eq!(other.node_boot(NodeId(1)), Some(Boot(1)));
-        let wrong = other.restore(&mut records.clone().into_iter().map(Ok), 1);
+        let wrong = other.restore(&mut records.into_iter().map(Ok), 1);
         assert!(matches!(
             wrong,
             Err(RestoreError::Digest { expected: 1, .. })

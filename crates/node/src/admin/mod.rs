@@ -1,0 +1,262 @@
+//! Administration over HTTPS: `/admin/v1`, for certificates of role `admin`; `/metrics`, `/livez`, `/readyz` too.
+//!
+//! Every node answers: reads from its own replica, changes through the leader. A change names a reason, may name
+//! the catalog it saw (`If-Match`) and a key under which a repeat is safe (`Idempotency-Key`); it takes effect
+//! whole or not at all. Refusals are problem details (RFC 9457). The listener of [`serve_metrics`] has only what
+//! tells of no customer, so that it needs no certificate. Parts: [`changes`], [`listings`], [`status`],
+//! [`metrics`].
+
+mod changes;
+mod listings;
+mod metrics;
+mod problem;
+mod status;
+
+use crate::consensus::{Consensus, Proposer};
+use crate::fatal::Fatal;
+use crate::issuing::IssuerCounts;
+use crate::machine::SharedLedger;
+use crate::pepper::Pepper;
+use crate::server::{ServerError, Serving};
+use crate::storage::Store;
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{HeaderName, HeaderValue, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use problem::Refused;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use tollgate_core::account::Name;
+use tollgate_core::ids::NodeId;
+use tollgate_wire::identity::{PeerIdentity, Role};
+use tollgate_wire::tls::Tls;
+
+/// Largest body of a request, in bytes; a larger catalog is applied in several files.
+pub const BODY_BYTES_MAX: usize = 1024 * 1024;
+/// Connections of one listener at once; more wait.
+pub const CONNECTIONS_MAX: usize = 256;
+/// For the TLS handshake.
+pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
+/// For the head of a request.
+pub const HEAD_DEADLINE: Duration = Duration::from_secs(10);
+/// For a whole request, from its head to its answer.
+pub const REQUEST_DEADLINE: Duration = Duration::from_secs(20);
+
+/// The catalog's revision, in every answer.
+pub const REVISION_HEADER: HeaderName = HeaderName::from_static("x-tollgate-revision");
+
+/// What administration sees of the node.
+pub struct View {
+    pub(crate) cluster: Name,
+    pub(crate) node: NodeId,
+    pub(crate) ledger: SharedLedger,
+    pub(crate) consensus: Arc<dyn Consensus>,
+    pub(crate) proposer: Proposer,
+    pub(crate) pepper: Pepper,
+    pub(crate) serving: Serving,
+    pub(crate) issuer_counts: Arc<IssuerCounts>,
+    pub(crate) store: Arc<Store>,
+    pub(crate) data_dir: PathBuf,
+    pub(crate) members: BTreeMap<NodeId, String>,
+}
+
+/// A TCP port that is listened on.
+pub struct AdminListener {
+    /// Where: the real port where 0 was asked for.
+    pub address: SocketAddr,
+    tcp: TcpListener,
+}
+
+impl AdminListener {
+    /// Takes a port; `field` is where the configuration names it.
+    ///
+    /// # Errors
+    /// [`ServerError::Tcp`].
+    pub async fn bind(field: &'static str, address: SocketAddr) -> Result<Self, ServerError> {
+        let failed = |source| ServerError::Tcp {
+            field,
+            address,
+            source,
+        };
+        let tcp = TcpListener::bind(address).await.map_err(failed)?;
+        let address = tcp.local_addr().map_err(failed)?;
+        Ok(Self { address, tcp })
+    }
+}
+
+/// Who asks: the certificate's, put beside every request of its connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Caller(PeerIdentity);
+
+/// Serves administration until the node stops.
+pub async fn serve(listener: AdminListener, tls: Tls, view: Arc<View>, fatal: Fatal) {
+    let acceptor = TlsAcceptor::from(tls.server_config(&["h2", "http/1.1"]));
+    let router = Router::new()
+        .route("/admin/v1/apply", post(changes::apply))
+        .route(
+            "/admin/v1/keys",
+            get(listings::keys).post(changes::create_key),
+        )
+        .route("/admin/v1/keys/{id}/revoke", post(changes::revoke_key))
+        .route("/admin/v1/customers", get(listings::customers))
+        .route("/admin/v1/licenses", get(listings::licenses))
+        .route("/admin/v1/plans", get(listings::plans))
+        .route("/admin/v1/usage", get(listings::usage))
+        .route("/admin/v1/accounts", get(listings::accounts))
+        .route("/admin/v1/audit", get(listings::audit))
+        .route("/admin/v1/status", get(status::status))
+        .layer(middleware::from_fn(only_admins))
+        .merge(open_routes())
+        .fallback(unknown_path)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn_with_state(view.clone(), with_revision))
+        .with_state(view);
+    take_connections(listener, fatal, move |tcp| {
+        let (acceptor, router) = (acceptor.clone(), router.clone());
+        async move {
+            let stream = match tokio::time::timeout(HANDSHAKE_DEADLINE, acceptor.accept(tcp)).await
+            {
+                Ok(Ok(stream)) => stream,
+                Ok(Err(error)) => {
+                    tracing::info!(%error, "an administrator's connection was refused");
+                    return;
+                }
+                Err(_) => return,
+            };
+            let peer = stream
+                .get_ref()
+                .1
+                .peer_certificates()
+                .and_then(<[_]>::first);
+            match peer.map(PeerIdentity::from_certificate) {
+                Some(Ok(peer)) => speak(stream, router.layer(axum::Extension(Caller(peer)))).await,
+                // TLS asks for a certificate of this cluster: it has verified one.
+                other => tracing::warn!(?other, "an administrator without an identity"),
+            }
+        }
+    })
+    .await;
+}
+
+/// Serves what needs no certificate until the node stops.
+pub async fn serve_metrics(listener: AdminListener, view: Arc<View>, fatal: Fatal) {
+    let router = open_routes().fallback(unknown_path).with_state(view);
+    take_connections(listener, fatal, move |tcp| speak(tcp, router.clone())).await;
+}
+
+fn open_routes() -> Router<Arc<View>> {
+    Router::new()
+        .route("/metrics", get(metrics::metrics))
+        .route("/livez", get(status::livez))
+        .route("/readyz", get(status::readyz))
+}
+
+async fn take_connections<F>(
+    listener: AdminListener,
+    fatal: Fatal,
+    mut serve: impl FnMut(TcpStream) -> F,
+) where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    // Dropped with the last of them still open: a stop waits for nobody.
+    let mut connections = JoinSet::new();
+    loop {
+        let Ok(permit) = room.clone().acquire_owned().await else {
+            return;
+        };
+        tokio::select! {
+            accepted = listener.tcp.accept() => match accepted {
+                Ok((tcp, _)) => {
+                    let served = serve(tcp);
+                    connections.spawn(async move {
+                        served.await;
+                        drop(permit);
+                    });
+                }
+                Err(error) => {
+                    // Out of file descriptors, most likely: some come back.
+                    tracing::warn!(%error, "no connection could be taken");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            },
+            () = fatal.stopping() => return,
+        }
+        while connections.try_join_next().is_some() {}
+    }
+}
+
+async fn speak(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, router: Router) {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_DEADLINE);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(64);
+    let service = TowerToHyperService::new(router.layer(middleware::from_fn(in_time)));
+    if let Err(error) = builder
+        .serve_connection(TokioIo::new(stream), service)
+        .await
+    {
+        tracing::debug!(%error, "an administrator's connection broke");
+    }
+}
+
+async fn in_time(request: Request, next: Next) -> Response {
+    match tokio::time::timeout(REQUEST_DEADLINE, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => Refused::late(REQUEST_DEADLINE).into_response(),
+    }
+}
+
+async fn only_admins(request: Request, next: Next) -> Response {
+    match request.extensions().get::<Caller>() {
+        Some(Caller(peer)) if peer.role() == Role::Admin => next.run(request).await,
+        caller => {
+            let found = caller.map_or("nobody".to_owned(), |Caller(peer)| peer.to_string());
+            Refused::forbidden(&found).into_response()
+        }
+    }
+}
+
+/// Every answer tells the catalog's revision; an answer of 200 also as its ETag.
+async fn with_revision(State(view): State<Arc<View>>, request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    let revision = view.ledger.read().catalog().revision();
+    if let Ok(value) = HeaderValue::from_str(&revision.to_string()) {
+        response
+            .headers_mut()
+            .entry(REVISION_HEADER)
+            .or_insert(value);
+    }
+    if response.status().is_success()
+        && let Ok(value) = HeaderValue::from_str(&format!("\"{revision}\""))
+    {
+        response.headers_mut().entry(header::ETAG).or_insert(value);
+    }
+    response
+}
+
+async fn unknown_path(request: Request) -> Refused {
+    Refused::not_found(format!("path {}", request.uri().path()))
+}
+
+async fn wrong_method(request: Request) -> Refused {
+    Refused::method(request.method(), request.uri().path())
+}

@@ -1,0 +1,554 @@
+//! A whole node: opens everything in order, says in words what is wrong, and closes everything in order.
+//!
+//! ```text
+//! pepper, certificates ─► ports ─► store ─► Raft ─► OpenNode (a boot) ─► issuer, confirmations, edges
+//! ```
+//! Other nodes are answered as soon as Raft runs; edges once this start has its boot. A stop goes backwards: edges
+//! are told, pools are returned, leadership is handed over, the store writes a last checkpoint. Next:
+//! [`crate::service`] for edges, [`crate::admin`] for people.
+
+use crate::admin::{self, AdminListener};
+use crate::config::{ConfigError, ServerConfig};
+use crate::confirm::{self, Confirmation};
+use crate::consensus::{Consensus, Proposer};
+use crate::fatal::{Fatal, Stop};
+use crate::issuing::{self, IssuerCounts, Issuing};
+use crate::machine::SharedLedger;
+use crate::overseer::Overseer;
+use crate::pepper::{Pepper, PepperError};
+use crate::raft::quic::Peers;
+use crate::raft::{Hooks, RaftNode, StartError};
+use crate::service::notices::{self, Notice};
+use crate::service::{Service, ServiceCounts, connection};
+use crate::storage::{Store, StoreError};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+use tollgate_core::account::{Name, NameError};
+use tollgate_core::command::{Command, OpenNode, OpenNodeReply, Reply};
+use tollgate_core::ids::{Boot, Incarnation, NodeId, Nonce};
+use tollgate_wire::identity::{PeerIdentity, Role};
+use tollgate_wire::quic::{CloseCode, Connection, Endpoint, ListenError, Protocol};
+use tollgate_wire::tls::{Tls, TlsError};
+
+/// The life of the data a new cluster begins with; a restore begins another.
+pub const FIRST_INCARNATION: Incarnation = Incarnation(1);
+
+/// Pause before a start that has no boot yet asks for one again.
+const OPEN_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long a stop waits for a part of the node before it goes on without it.
+const STOP_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How long a stop waits for another leader.
+const TRANSFER_DEADLINE: Duration = Duration::from_secs(1);
+
+/// Why a node did not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The pepper is missing or unsafe.
+    #[error(transparent)]
+    Pepper(#[from] PepperError),
+    /// A certificate is missing or wrong.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The certificate is another node's.
+    #[error(
+        "the certificate {file} is for {found}, but the configuration says {expected}: \
+        correct `cluster`, `node` or `tls.certificate`"
+    )]
+    OtherNode {
+        /// The file.
+        file: String,
+        /// Whom it is for.
+        found: Box<PeerIdentity>,
+        /// Whom the configuration names.
+        expected: String,
+    },
+    /// The cluster's name cannot be.
+    #[error("the cluster's name {0}")]
+    Name(#[from] NameError),
+    /// The QUIC port cannot be listened on.
+    #[error("`listen.quic`: {0}; stop what uses the port, or choose another")]
+    Quic(#[from] ListenError),
+    /// A TCP port cannot be listened on.
+    #[error(
+        "`{field}`: cannot listen on {address}: {source}; stop what uses the port, or choose another"
+    )]
+    Tcp {
+        /// The field of the configuration.
+        field: &'static str,
+        /// Its value.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The data folder was refused.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Raft refused what it found.
+    #[error(transparent)]
+    Raft(#[from] StartError),
+    /// A part of the node could not be started, or the node must not go on.
+    #[error("{0}")]
+    Fatal(String),
+}
+
+/// Runs a node until it is asked to stop (SIGTERM, SIGINT) or must.
+///
+/// # Errors
+/// [`ServerError`].
+pub async fn run(config: ServerConfig) -> Result<(), ServerError> {
+    let server = Server::start(config).await?;
+    let fatal = server.fatal.clone();
+    let signals = tokio::spawn(async move {
+        if let Err(error) = asked_to_stop().await {
+            tracing::error!(%error, "no signals can be received: stop this process with kill");
+            std::future::pending::<()>().await;
+        }
+        fatal.stop(Stop::Asked);
+    });
+    let ended = server.ended().await;
+    signals.abort();
+    ended
+}
+
+async fn asked_to_stop() -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut terminate, mut interrupt) = (
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    );
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+/// A running node.
+pub struct Server {
+    quic: SocketAddr,
+    admin: SocketAddr,
+    metrics: Option<SocketAddr>,
+    node: NodeId,
+    fatal: Fatal,
+    raft: RaftNode,
+    store: Arc<Store>,
+    endpoint: Endpoint,
+    serving: Serving,
+    issuing: JoinHandle<()>,
+    parts: JoinSet<()>,
+}
+
+/// Turns to the service once this start has its boot.
+pub(crate) type Serving = watch::Receiver<Option<Arc<Service>>>;
+
+impl Server {
+    /// Opens everything and starts to serve; answers once other nodes are answered, which may be before this
+    /// one has its boot.
+    ///
+    /// # Errors
+    /// [`ServerError`]: nothing is left running.
+    pub async fn start(config: ServerConfig) -> Result<Self, ServerError> {
+        config.validate()?;
+        let cluster = Name::new(&config.cluster)?;
+        let node = config.node_id();
+        let pepper = Pepper::load(&config.pepper.file)?;
+        let tls = Tls::load(config.tls_files(), Role::Node)?;
+        check_identity(&config, &tls)?;
+        let admin = AdminListener::bind("listen.admin", config.listen.admin).await?;
+        let metrics = match config.listen.metrics {
+            Some(address) => Some(AdminListener::bind("listen.metrics", address).await?),
+            None => None,
+        };
+        let endpoint = Endpoint::listen(config.listen.quic, &tls, &Protocol::ALL)?;
+        let quic = endpoint.local_addr().map_err(|source| ServerError::Tcp {
+            field: "listen.quic",
+            address: config.listen.quic,
+            source,
+        })?;
+
+        let ledger = SharedLedger::new(FIRST_INCARNATION);
+        let store = open_store(&config, &ledger).await?;
+        let fatal = Fatal::default();
+        let overseer = Arc::new(Overseer::new(node, ledger.clone(), fatal.clone()));
+        let (clock, asked) = (overseer.clone(), overseer.clone());
+        let hooks = Hooks {
+            time: Arc::new(move || clock.ledger_time()),
+            on_confirm: Arc::new(move |from, question| asked.handle_question(from, question)),
+        };
+        let peers = Arc::new(Peers::new(endpoint.clone()));
+        let settings = config.raft_settings();
+        let raft = RaftNode::start(
+            &config.cluster,
+            node.0,
+            store.clone(),
+            peers,
+            &settings,
+            hooks,
+        )
+        .await?;
+        let consensus: Arc<dyn Consensus> = Arc::new(raft.clone());
+        let proposer = Proposer::new(consensus.clone());
+
+        let (serve, serving) = watch::channel(None);
+        let mut parts = JoinSet::new();
+        parts.spawn(accept(
+            endpoint.clone(),
+            raft.clone(),
+            serving.clone(),
+            fatal.clone(),
+        ));
+        parts.spawn(report_fatal(raft.clone(), fatal.clone()));
+        parts.spawn(overseer.run(consensus.clone(), proposer.clone()));
+        let issuer_counts = Arc::new(IssuerCounts::default());
+        let view = admin::View {
+            cluster: cluster.clone(),
+            node,
+            ledger: ledger.clone(),
+            consensus: consensus.clone(),
+            proposer: proposer.clone(),
+            pepper: pepper.clone(),
+            serving: serving.clone(),
+            issuer_counts: issuer_counts.clone(),
+            store: store.clone(),
+            data_dir: config.data_dir.clone(),
+            members: config
+                .members
+                .iter()
+                .map(|m| (NodeId(m.node), m.quic.clone()))
+                .collect(),
+        };
+        let view = Arc::new(view);
+        let (admin_address, metrics_address) = (
+            admin.address,
+            metrics.as_ref().map(|metrics| metrics.address),
+        );
+        parts.spawn(admin::serve(
+            admin,
+            tls.clone(),
+            view.clone(),
+            fatal.clone(),
+        ));
+        if let Some(metrics) = metrics {
+            parts.spawn(admin::serve_metrics(metrics, view, fatal.clone()));
+        }
+        let starting = Starting {
+            cluster,
+            node,
+            starts: store.starts(),
+            members: config
+                .members
+                .iter()
+                .map(|m| (m.node, m.quic.clone()))
+                .collect(),
+            ledger,
+            consensus,
+            proposer,
+            pepper,
+            issuer_counts,
+            fatal: fatal.clone(),
+            raft: raft.clone(),
+        };
+        let issuing = tokio::spawn(starting.run(serve));
+        tracing::info!(%node, %quic, admin = %admin_address, "the node listens");
+        Ok(Self {
+            quic,
+            admin: admin_address,
+            metrics: metrics_address,
+            node,
+            fatal,
+            raft,
+            store,
+            endpoint,
+            serving,
+            issuing,
+            parts,
+        })
+    }
+
+    /// Where nodes and edges reach it.
+    #[must_use]
+    pub fn quic(&self) -> SocketAddr {
+        self.quic
+    }
+
+    /// Where administrators reach it.
+    #[must_use]
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// Where `/metrics` is served.
+    #[must_use]
+    pub fn metrics(&self) -> Option<SocketAddr> {
+        self.metrics
+    }
+
+    /// Waits until this start has its boot and serves edges.
+    pub async fn serves(&self) -> Boot {
+        let mut serving = self.serving.clone();
+        match serving.wait_for(Option::is_some).await {
+            Ok(service) => service.as_ref().map_or(Boot(0), |service| service.node.1),
+            // It ended before it had one.
+            Err(_) => Boot(0),
+        }
+    }
+
+    /// Asks the node to stop; [`Server::ended`] waits for it.
+    pub fn stop(&self) {
+        self.fatal.stop(Stop::Asked);
+    }
+
+    /// Waits until the node is asked to stop or must, and closes everything.
+    ///
+    /// # Errors
+    /// [`ServerError::Fatal`] with the reason, when it had to.
+    pub async fn ended(mut self) -> Result<(), ServerError> {
+        let reason = self.fatal.reason().await;
+        match &reason {
+            Stop::Asked => tracing::info!(node = %self.node, "the node stops"),
+            Stop::Fatal(words) => tracing::error!(node = %self.node, words, "the node must stop"),
+        }
+        // The issuer returns its pools, for which Raft must still run.
+        drop(tokio::time::timeout(STOP_DEADLINE, &mut self.issuing).await);
+        if reason == Stop::Asked {
+            self.hand_over().await;
+        }
+        self.endpoint.close("the node stops").await;
+        self.raft.shutdown().await;
+        let ended = async { while self.parts.join_next().await.is_some() {} };
+        drop(tokio::time::timeout(STOP_DEADLINE, ended).await);
+        self.parts.shutdown().await;
+        let Self {
+            store,
+            raft,
+            serving,
+            ..
+        } = self;
+        drop((raft, serving));
+        // Its last checkpoint blocks on the disk.
+        drop(tokio::task::spawn_blocking(move || drop(store)).await);
+        match reason {
+            Stop::Asked => Ok(()),
+            Stop::Fatal(words) => Err(ServerError::Fatal(words)),
+        }
+    }
+
+    /// Lets another voter lead, so that the cluster does not wait for an election.
+    async fn hand_over(&self) {
+        let mut standing = Consensus::standing(&self.raft);
+        let to = {
+            let standing = standing.borrow_and_update();
+            let other = standing
+                .voters
+                .iter()
+                .find(|voter| **voter != self.node)
+                .copied();
+            other.filter(|_| standing.is_leader)
+        };
+        let Some(to) = to else { return };
+        match self.raft.raft().trigger().transfer_leader(to.0).await {
+            Ok(()) => {
+                let moved = standing.wait_for(|standing| !standing.is_leader);
+                drop(tokio::time::timeout(TRANSFER_DEADLINE, moved).await);
+            }
+            Err(error) => tracing::warn!(%error, "leadership could not be handed over"),
+        }
+    }
+}
+
+fn check_identity(config: &ServerConfig, tls: &Tls) -> Result<(), ServerError> {
+    let found = tls.identity();
+    if found.cluster().as_str() == config.cluster && found.node_id() == Some(config.node_id()) {
+        return Ok(());
+    }
+    Err(ServerError::OtherNode {
+        file: config.tls.certificate.display().to_string(),
+        found: Box::new(found.clone()),
+        expected: format!("node {} of cluster {}", config.node, config.cluster),
+    })
+}
+
+async fn open_store(
+    config: &ServerConfig,
+    ledger: &SharedLedger,
+) -> Result<Arc<Store>, ServerError> {
+    let (config, machine) = (config.store_config(FIRST_INCARNATION), ledger.machine());
+    match tokio::task::spawn_blocking(move || Store::open(&config, machine)).await {
+        Ok(opened) => Ok(Arc::new(opened?)),
+        Err(error) => Err(ServerError::Fatal(format!(
+            "opening the data folder failed: {error}"
+        ))),
+    }
+}
+
+async fn report_fatal(raft: RaftNode, fatal: Fatal) {
+    let mut reason = raft.fatal();
+    tokio::select! {
+        found = reason.wait_for(Option::is_some) => {
+            if let Ok(words) = found {
+                fatal.report(words.clone().unwrap_or_default());
+            }
+        }
+        () = fatal.stopping() => {}
+    }
+}
+
+/// Takes connections of nodes and edges until the endpoint closes.
+async fn accept(endpoint: Endpoint, raft: RaftNode, serving: Serving, fatal: Fatal) {
+    // Ends with the node: connections are its tasks.
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            incoming = endpoint.accept() => {
+                let Some(incoming) = incoming else { break };
+                let (raft, serving) = (raft.clone(), serving.clone());
+                connections.spawn(async move {
+                    match incoming.establish().await {
+                        Ok(connection) => serve(connection, &raft, &serving).await,
+                        Err(error) => tracing::info!(%error, "a connection was refused"),
+                    }
+                });
+            }
+            Some(ended) = connections.join_next(), if !connections.is_empty() => {
+                if let Err(error) = ended
+                    && error.is_panic()
+                {
+                    fatal.report(format!("a connection's task failed: {error}"));
+                }
+            }
+        }
+    }
+}
+
+async fn serve(connection: Connection, raft: &RaftNode, serving: &Serving) {
+    match connection.protocol() {
+        Protocol::Raft => raft.inbound().serve(connection).await,
+        Protocol::Edge => {
+            let service = serving.borrow().clone();
+            match service {
+                Some(service) => connection::serve(service, connection).await,
+                None => connection.close(CloseCode::Done, "the node is starting: ask another"),
+            }
+        }
+    }
+}
+
+/// A start that has no boot yet.
+struct Starting {
+    cluster: Name,
+    node: NodeId,
+    starts: u64,
+    members: BTreeMap<u64, String>,
+    ledger: SharedLedger,
+    consensus: Arc<dyn Consensus>,
+    proposer: Proposer,
+    pepper: Pepper,
+    issuer_counts: Arc<IssuerCounts>,
+    fatal: Fatal,
+    raft: RaftNode,
+}
+
+impl Starting {
+    /// Gets a boot, then serves as issuer until the node stops.
+    async fn run(self, serve: watch::Sender<Option<Arc<Service>>>) {
+        if let Err(words) = self.begin_cluster().await {
+            self.fatal.report(words);
+            return;
+        }
+        let boot = tokio::select! {
+            boot = self.open() => boot,
+            () = self.fatal.stopping() => return,
+        };
+        let boot = match boot {
+            Ok(boot) => boot,
+            Err(words) => {
+                self.fatal.report(words);
+                return;
+            }
+        };
+        tracing::info!(node = %self.node, %boot, "this start is numbered");
+        let confirmation = Confirmation::new(self.consensus.applied());
+        let (notice_sender, notices) = watch::channel(Notice::of(&self.ledger));
+        let mut parts = JoinSet::new();
+        parts.spawn(notices::run(
+            notice_sender,
+            self.ledger.clone(),
+            self.consensus.clone(),
+            self.fatal.clone(),
+        ));
+        parts.spawn(confirm::run(
+            confirmation.clone(),
+            self.consensus.clone(),
+            self.ledger.clone(),
+            boot,
+            self.fatal.clone(),
+        ));
+        let (issuer, inputs) = issuing::queue();
+        let task = Issuing::new(
+            (self.node, boot),
+            self.ledger.clone(),
+            self.proposer.clone(),
+            issuer.clone(),
+            self.issuer_counts,
+        );
+        serve.send_replace(Some(Arc::new(Service {
+            cluster: self.cluster,
+            node: (self.node, boot),
+            ledger: self.ledger,
+            proposer: self.proposer,
+            issuer,
+            confirmation,
+            pepper: self.pepper,
+            notices,
+            fatal: self.fatal.clone(),
+            counts: ServiceCounts::default(),
+        })));
+        task.run(self.consensus, inputs, self.fatal).await;
+        serve.send_replace(None);
+        parts.shutdown().await;
+    }
+
+    /// The member with the lowest id makes the members known, once; where a log exists that was done before.
+    async fn begin_cluster(&self) -> Result<(), String> {
+        if self.members.keys().next() != Some(&self.node.0) {
+            return Ok(());
+        }
+        self.raft
+            .initialize(&self.members)
+            .await
+            .map_err(|error| error.to_string())
+    }
+
+    /// Has this start numbered; the same start number gets the same boot, so an unknown fate is asked again.
+    async fn open(&self) -> Result<Boot, String> {
+        let command = Command::OpenNode(OpenNode {
+            node: self.node,
+            nonce: Nonce(self.starts),
+        });
+        loop {
+            match self.proposer.propose(&command).await {
+                Ok(Reply::OpenNode(OpenNodeReply::Boot(boot))) => return Ok(boot),
+                Ok(Reply::OpenNode(OpenNodeReply::StaleNonce { last })) => {
+                    return Err(format!(
+                        "the cluster knows start {last} of node {}, but this data folder counts start {}: its data \
+                         was lost or rolled back. A node id is never used again after that: remove the node from \
+                         the cluster and join with an empty folder under a new id",
+                        self.node, self.starts
+                    ));
+                }
+                Ok(other) => return Err(format!("the ledger answered OpenNode with {other:?}")),
+                Err(error) => tracing::debug!(%error, "no boot yet"),
+            }
+            tokio::time::sleep(OPEN_PAUSE).await;
+        }
+    }
+}
