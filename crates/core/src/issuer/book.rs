@@ -89,9 +89,8 @@ pub(super) struct OpenRecall {
 pub(super) enum Opening {
     /// The row stands (opened now or before).
     Row,
-    /// An older opening than the row's: ignored, no answer.
-    Older,
-    /// At or below the watermark with no row: the edge must draw a new number.
+    /// Below the row's number, or at or below the watermark with no row: changes nothing. If the edge is
+    /// still at that number it must draw a new one.
     Stale,
 }
 
@@ -105,7 +104,7 @@ impl Book {
         watermark: &mut LeaseNo,
     ) -> Opening {
         match self.rows.get(&boot).map(|row| row.lease_no) {
-            Some(open) if line.lease_no < open => return Opening::Older,
+            Some(open) if line.lease_no < open => return Opening::Stale,
             Some(open) if line.lease_no > open => {
                 self.drop_row(boot, watermark);
                 self.open_row(now, boot, line.lease_no, line.carried);
@@ -131,6 +130,9 @@ impl Book {
         let growth = surrendered.saturating_sub(row.surrendered_total);
         row.surrendered_total = surrendered;
         if growth > 0 {
+            // Who hands in units wishes for no more than the same line says: what it wished for before must
+            // not bring them straight back while another edge asks in vain.
+            row.want_total = line.want_total.max(row.need_total).max(row.granted_total);
             self.available = self.available.saturating_add(growth);
             self.moved_at = now;
             if let Some(recall) = &mut self.recall.open {
@@ -183,39 +185,48 @@ impl Book {
         self.rows.get(&boot).map_or(0, Row::net)
     }
 
-    /// Takes an answered `acquired_total` in.
+    /// Takes an answered `acquired_total` in. Only its growth ends the wait for an answer: a late copy of an
+    /// answer says nothing of what was asked since, and a position for every copy would multiply them. What
+    /// brought nothing ends when the replica shows no room, or is asked again.
     pub(super) fn take_acquired(&mut self, now: Mono, acquired_total: Units) {
         if acquired_total > self.acquired {
+            self.asked = None;
             let growth = acquired_total.saturating_sub(self.acquired);
             self.acquired = acquired_total;
             self.available = self.available.saturating_add(growth);
             self.moved_at = now;
-        }
-        if self.asked.is_some_and(|(asked, _)| self.acquired >= asked) {
-            self.asked = None;
         }
         self.assert_balanced();
     }
 
     /// Serves the rows from the pool, those that wait first and longest first; answers who got units, and how many.
     ///
-    /// `room` is what the ledger could still give: with the pool, it is "what is left".
+    /// `room` is what the ledger could still give: with the pool, it is "what is left". While a row waits for
+    /// more than the pool has, wishes are not served.
     pub(super) fn grant(&mut self, now: Mono, room: Units) -> (Vec<Boot>, Units) {
         let mut served = Vec::new();
         let mut granted: Units = 0;
+        let mut in_vain = false;
         for boot in self.order_of_serving() {
             let left = room.saturating_add(self.available);
             let Some(row) = self.rows.get_mut(&boot) else {
                 continue;
             };
+            if in_vain && !row.waits() {
+                // What was recalled for a check must not go back to fill another edge's stock.
+                break;
+            }
             let units = row.due(now, left).min(self.available);
             let missing = row.need_total.saturating_sub(row.granted_total);
             if units == 0 || units < missing {
+                in_vain |= row.waits();
                 continue;
             }
             self.available = self.available.saturating_sub(units);
             row.granted_total = row.granted_total.saturating_add(units);
             if !row.waits() {
+                // A wish is served once. Kept, it would get part after part of what is left without any use.
+                row.want_total = row.granted_total;
                 row.waiting_since = None;
             }
             self.moved_at = now;

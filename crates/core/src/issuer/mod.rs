@@ -230,7 +230,6 @@ impl Issuer {
                     acquired_total,
                     returned_total,
                 } => {
-                    book.asked = None;
                     book.take_acquired(now, acquired_total);
                     book.returned_known = book.returned_known.max(returned_total);
                 }
@@ -379,8 +378,9 @@ impl Issuer {
         SlotAnswer { slot, outcome }
     }
 
-    /// One line: takes it into the book, serves the account, answers. `None` for a line of an opening
-    /// older than the row's.
+    /// One line: takes it into the book, serves the account, answers. A line of an opening older than the
+    /// row's is answered `stale`, too: late copies are ignored by the edge, but one that is still at that
+    /// number (a `Resolve` opened a later one behind its back) would else ask in vain for ever.
     fn lease_line(
         &mut self,
         now: Mono,
@@ -411,7 +411,6 @@ impl Issuer {
         let watermark = slot_book.watermarks.entry(boot).or_default();
         let book = slot_book.accounts.entry(line.account.clone()).or_default();
         match book.take_line(now, boot, line, watermark) {
-            Opening::Older => return None,
             Opening::Stale => return Some(bare(LeaseState::Stale)),
             Opening::Row => {}
         }

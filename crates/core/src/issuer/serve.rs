@@ -73,6 +73,10 @@ impl Issuer {
         }
         let limit = ledger.limit(account);
         let room = limit.map_or(0, |limit| stored.room(limit));
+        if room == 0 {
+            // Nothing to be had: a position under way may still bring something, but nobody waits for it.
+            book.asked = None;
+        }
         let (served, units) = book.grant(now, room);
         self.counts.granted = self.counts.granted.saturating_add(units);
         let wanted = book.shortfall(now, room);
@@ -86,7 +90,9 @@ impl Issuer {
             self.propose(slot, account);
         }
         self.repeat_position(now, slot, account);
-        self.recall(now, slot, account, stored.out);
+        // Without a limit there is nothing to recall for: the answer is `no_limit`.
+        let out = limit.map_or(0, |_| stored.out);
+        self.recall(now, slot, account, out);
         self.tell(ledger, slot, account, &served, asking);
         self.note_busy(slot, account);
     }
