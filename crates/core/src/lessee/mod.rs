@@ -147,10 +147,14 @@ impl<C: Cell> Lessee<C> {
         self.last_lease_no
     }
 
-    /// Opens an account with the driver's cell; nothing happens if it is open. With `resolved`, the number
-    /// of the `Resolve` that named it, the row binds to the first answer under that number.
+    /// Opens an account with the driver's cell; one that is open keeps its own. To be called for every
+    /// account that a `Resolve` named, open or not, before its answer's lease part is handed in: with
+    /// `resolved`, the number of that `Resolve`, a row without any answer yet binds to it.
     pub fn open(&mut self, now: Mono, account: &AccountId, cell: C, resolved: Option<LeaseNo>) {
-        if self.rows.contains_key(account) {
+        if let Some(row) = self.rows.get_mut(account) {
+            if let Some(lease_no) = resolved {
+                row.offer(lease_no);
+            }
             return;
         }
         let row = Row::new(now, cell, resolved);
@@ -246,6 +250,13 @@ impl<C: Cell> Lessee<C> {
                     owner: Some(from),
                 };
                 self.handle_routes(now, &[route]);
+                if self
+                    .route(part.slot)
+                    .is_some_and(|known| known.epoch > *epoch)
+                {
+                    // A former issuer: what it grants is lost to this edge, and stays in `out`.
+                    return;
+                }
                 for line in lines {
                     self.handle_line(now, *epoch, revision, line);
                 }
@@ -257,7 +268,7 @@ impl<C: Cell> Lessee<C> {
         let Some(row) = self.rows.get_mut(&line.account) else {
             return;
         };
-        if !row.takes(epoch, line.lease_no) {
+        if !row.takes(now, epoch, line.lease_no) {
             return;
         }
         let granted = row.take_grant(line.granted_total);
@@ -308,15 +319,16 @@ impl<C: Cell> Lessee<C> {
         }
     }
 
-    /// Remembers a refusal, unless it was computed at a catalog older than the one this edge knows.
+    /// Remembers a refusal. One that was computed at a catalog older than the one this edge knows says
+    /// nothing: the row goes on waiting and asks again with back-off until the issuer has caught up.
     fn refuse(&mut self, account: &AccountId, refusal: Refusal, revision: Revision) {
         let known = self.revision;
         let Some(row) = self.rows.get_mut(account) else {
             return;
         };
-        row.stop_waiting();
         let planted = crate::planted::none_for_good_remembered_across_a_raise();
         if revision >= known || planted {
+            row.stop_waiting();
             row.set_refusal(Some(refusal), revision);
         }
     }
@@ -341,7 +353,7 @@ impl<C: Cell> Lessee<C> {
                 self.last_lease_no = self.last_lease_no.next();
                 row.bind_new(self.last_lease_no, recall.epoch);
             }
-            let units = row.surrender_idle();
+            let units = row.surrender_idle(now);
             self.counts.surrendered = self.counts.surrendered.saturating_add(units);
             held = row.cell.free();
             if units > 0 {
@@ -455,6 +467,15 @@ impl<C: Cell> Lessee<C> {
     /// Hands in everything in the cells, for a clean end. The driver stops its checks first.
     pub fn surrender_all(&mut self, now: Mono) {
         for (account, row) in &mut self.rows {
+            let epoch = self.routes.get(&account.slot()).map(|route| route.epoch);
+            if let Some(epoch) = epoch
+                && row.unbound()
+                && row.cell.free() > 0
+            {
+                // Units that came with the last word of a closed opening.
+                self.last_lease_no = self.last_lease_no.next();
+                row.bind_new(self.last_lease_no, epoch);
+            }
             let units = row.surrender_everything(now);
             self.counts.surrendered = self.counts.surrendered.saturating_add(units);
             if row.has_something_to_say() {

@@ -14,6 +14,9 @@ const LOW_SECONDS: Units = 4;
 const FULL_SECONDS: Units = 8;
 /// Accounts of little demand ask for as much as they used so far, up to this: 1, 2, 4 … 64.
 const GROWTH_MAX: Units = 64;
+/// A cell unused for this long keeps nothing from a recall and asks for nothing ahead, whatever its smoothed
+/// demand still says: that takes half a minute to fall from a million.
+const QUIET_MS: u64 = 1000;
 /// A cell unused for this long is handed in.
 const IDLE_MS: u64 = 30_000;
 /// First pause before a request without an answer is repeated; doubles.
@@ -27,8 +30,11 @@ const FALL: u64 = 8;
 /// See the module's text.
 pub(super) struct Row<C> {
     pub(super) cell: C,
-    /// The number of a `Resolve` that may open this row, until an answer or a want binds it.
+    /// The number of a `Resolve` that may have opened this row at the issuer, until an answer is taken.
     resolved: Option<LeaseNo>,
+    /// Whether an answer was taken under this opening, and the highest number one was ever taken under.
+    answered: bool,
+    taken: LeaseNo,
     /// The issuer's epoch this opening belongs to; `None` while no opening stands.
     epoch: Option<Epoch>,
     lease_no: LeaseNo,
@@ -54,6 +60,8 @@ impl<C: Cell> Row<C> {
         Self {
             cell,
             resolved,
+            answered: false,
+            taken: LeaseNo(0),
             epoch: None,
             lease_no: LeaseNo(0),
             carried: 0,
@@ -83,7 +91,7 @@ impl<C: Cell> Row<C> {
 
     /// Begins an opening; what is in the cell is carried.
     pub(super) fn bind_new(&mut self, lease_no: LeaseNo, epoch: Epoch) {
-        self.resolved = None;
+        self.answered = false;
         self.epoch = Some(epoch);
         if !(crate::planted::idle_account_reopened_at_zero() && self.lease_no > LeaseNo(0)) {
             self.lease_no = lease_no;
@@ -155,15 +163,31 @@ impl<C: Cell> Row<C> {
         self.want_total = self.granted_seen;
     }
 
-    /// Whether an answer belongs to this opening; the first answer to a `Resolve` begins it.
-    pub(super) fn takes(&mut self, epoch: Epoch, lease_no: LeaseNo) -> bool {
-        if self.unbound() && self.resolved == Some(lease_no) {
-            self.bind_new(lease_no, epoch);
+    /// A `Resolve` that named this account was answered: its number may be the one that the issuer opened.
+    /// Never one at or below a number whose grants were taken already: they would count twice.
+    pub(super) fn offer(&mut self, lease_no: LeaseNo) {
+        if lease_no > self.taken {
+            self.resolved = Some(lease_no);
+        }
+    }
+
+    /// Whether an answer belongs to this opening. A row without any answer yet binds to the number of the
+    /// `Resolve` that opened it at the issuer, whether or not it drew one of its own meanwhile.
+    pub(super) fn takes(&mut self, now: Mono, epoch: Epoch, lease_no: LeaseNo) -> bool {
+        let fits = self.epoch.is_none_or(|bound| bound == epoch);
+        if self.resolved == Some(lease_no) && !self.answered && fits {
+            self.redraw(now, lease_no, epoch);
         }
         if crate::planted::answers_to_an_old_lease_no_accepted() {
             return self.epoch.is_some();
         }
-        self.epoch == Some(epoch) && self.lease_no == lease_no
+        let takes = self.epoch == Some(epoch) && self.lease_no == lease_no;
+        if takes {
+            self.answered = true;
+            self.taken = self.taken.max(lease_no);
+            self.resolved = None;
+        }
+        takes
     }
 
     /// Takes the growth of what was granted into the cell; answers it.
@@ -216,12 +240,20 @@ impl<C: Cell> Row<C> {
     }
 
     /// Takes idle units out of the cell for the issuer: all while a check waits in vain for more than
-    /// there is, else what exceeds a quarter second of demand. Answers how many.
-    pub(super) fn surrender_idle(&mut self) -> Units {
+    /// there is or nothing was used lately, else what exceeds a quarter second of demand. Answers how many.
+    pub(super) fn surrender_idle(&mut self, now: Mono) -> Units {
         let free = self.cell.free();
         let waits = self.need_total > self.granted_seen;
-        let keep = if waits { 0 } else { self.demand / 4 };
+        let keep = if waits || self.is_quiet(now) {
+            0
+        } else {
+            self.demand / 4
+        };
         self.surrender(free.saturating_sub(keep))
+    }
+
+    fn is_quiet(&self, now: Mono) -> bool {
+        self.cell.used() == self.sampled.1 && now.since_ms(self.used_at) >= QUIET_MS
     }
 
     fn surrender(&mut self, at_most: Units) -> Units {
@@ -276,7 +308,7 @@ impl<C: Cell> Row<C> {
         }
         let low = self.demand.saturating_mul(LOW_SECONDS);
         let free = self.cell.free();
-        if self.refusal.is_none() && free < low && !self.closing {
+        if self.refusal.is_none() && free < low && !self.closing && !self.is_quiet(now) {
             let more = self
                 .demand
                 .saturating_mul(FULL_SECONDS)
