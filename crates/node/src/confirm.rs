@@ -92,10 +92,20 @@ pub async fn run(
             digest,
         };
         let leader = standing.borrow_and_update().leader;
+        let moved = |standing: &Standing| standing.leader != leader && standing.leader.is_some();
         if let Ok(bytes) = codec::encode(&question) {
             let sent = Sent(clock::mono());
             let asked = tokio::time::timeout(CONFIRM_DEADLINE, consensus.confirm(bytes));
-            match asked.await {
+            let answer = tokio::select! {
+                answer = asked => answer,
+                // A question to a leader that died is not waited for: its successor must hear of
+                // everyone before it judges who is silent.
+                changed = standing.wait_for(moved) => match changed {
+                    Ok(_) => continue,
+                    Err(_) => return,
+                },
+            };
+            match answer {
                 Ok(Ok(confirmed)) => {
                     confirmation.note(sent, confirmed.read_index);
                     match codec::decode::<Answer, ANSWER_BUDGET>(&confirmed.answer) {
@@ -116,10 +126,8 @@ pub async fn run(
                 Err(_) => tracing::debug!("no confirmation within {CONFIRM_DEADLINE:?}"),
             }
         }
-        let moved = |standing: &Standing| standing.leader != leader && standing.leader.is_some();
         tokio::select! {
             () = tokio::time::sleep(CONFIRM_INTERVAL) => {}
-            // A new leader must hear of everyone before it judges who is silent.
             changed = standing.wait_for(moved) => if changed.is_err() { return },
             () = fatal.stopping() => return,
         }
