@@ -349,9 +349,9 @@ impl<C: Cell> Lessee<C> {
         if let Some(row) = self.rows.get_mut(&recall.account)
             && current
         {
-            if row.unbound() {
+            if row.cannot_state_its_cell() {
                 self.last_lease_no = self.last_lease_no.next();
-                row.bind_new(self.last_lease_no, recall.epoch);
+                row.redraw(now, self.last_lease_no, recall.epoch);
             }
             let units = row.surrender_idle(now);
             self.counts.surrendered = self.counts.surrendered.saturating_add(units);
@@ -469,12 +469,10 @@ impl<C: Cell> Lessee<C> {
         for (account, row) in &mut self.rows {
             let epoch = self.routes.get(&account.slot()).map(|route| route.epoch);
             if let Some(epoch) = epoch
-                && row.unbound()
-                && row.cell.free() > 0
+                && row.cannot_state_its_cell()
             {
-                // Units that came with the last word of a closed opening.
                 self.last_lease_no = self.last_lease_no.next();
-                row.bind_new(self.last_lease_no, epoch);
+                row.redraw(now, self.last_lease_no, epoch);
             }
             let units = row.surrender_everything(now);
             self.counts.surrendered = self.counts.surrendered.saturating_add(units);

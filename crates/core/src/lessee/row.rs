@@ -177,6 +177,8 @@ impl<C: Cell> Row<C> {
         let fits = self.epoch.is_none_or(|bound| bound == epoch);
         if self.resolved == Some(lease_no) && !self.answered && fits {
             self.redraw(now, lease_no, epoch);
+            // A `Resolve` does not say what is carried: the issuer fixed it at 0.
+            self.carried = 0;
         }
         if crate::planted::answers_to_an_old_lease_no_accepted() {
             return self.epoch.is_some();
@@ -256,12 +258,22 @@ impl<C: Cell> Row<C> {
         self.cell.used() == self.sampled.1 && now.since_ms(self.used_at) >= QUIET_MS
     }
 
-    fn surrender(&mut self, at_most: Units) -> Units {
-        // What exceeds carried + granted would not be counted by the issuer.
-        let countable = self
-            .carried
+    /// What the issuer can still count as surrendered under this opening.
+    fn countable(&self) -> Units {
+        self.carried
             .saturating_add(self.granted_seen)
-            .saturating_sub(self.surrendered_total);
+            .saturating_sub(self.surrendered_total)
+    }
+
+    /// Whether the cell holds units that this opening cannot hand in: they came with the last word of a
+    /// closed one, or a `Resolve` opened the row. A new opening carries them.
+    pub(super) fn cannot_state_its_cell(&self) -> bool {
+        let countable = if self.unbound() { 0 } else { self.countable() };
+        self.cell.free() > countable
+    }
+
+    fn surrender(&mut self, at_most: Units) -> Units {
+        let countable = self.countable();
         let units = self.cell.withdraw(at_most.min(countable));
         self.surrendered_total = self.surrendered_total.saturating_add(units);
         if units > 0 {
