@@ -191,18 +191,7 @@ impl World {
 
     fn answer(&mut self, command: Command) -> String {
         let text = match self.tell(command) {
-            Reply::Position(reply) => match reply.outcome {
-                PositionOutcome::Lines(lines) => match &lines[0].1 {
-                    LineOutcome::Stands {
-                        acquired_total,
-                        returned_total,
-                    } => {
-                        format!("stands: acquired {acquired_total}, returned {returned_total}")
-                    }
-                    other => format!("{other:?}"),
-                },
-                other => format!("{other:?}"),
-            },
+            Reply::Position(reply) => position_text(&reply.outcome),
             Reply::OpenNode(reply) => format!("{reply:?}"),
             Reply::OpenSession(reply) => format!("{reply:?}"),
             Reply::Assign(reply) => {
@@ -237,6 +226,22 @@ impl World {
             row.returned_total
         )
     }
+}
+
+/// What became of a position, line by line.
+pub(crate) fn position_text(outcome: &PositionOutcome) -> String {
+    let PositionOutcome::Lines(lines) = outcome else {
+        return format!("{outcome:?}");
+    };
+    let text = |outcome: &LineOutcome| match outcome {
+        LineOutcome::Stands {
+            acquired_total,
+            returned_total,
+        } => format!("stands: acquired {acquired_total}, returned {returned_total}"),
+        other => format!("{other:?}"),
+    };
+    let texts: Vec<String> = lines.iter().map(|(_, outcome)| text(outcome)).collect();
+    texts.join("; ")
 }
 
 /// `calls:30` is 30 leased units; `calls:30/5` has 5 unleased ones as well.
