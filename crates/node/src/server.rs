@@ -342,6 +342,15 @@ impl Server {
         }
     }
 
+    /// Ends at once and in silence, as a crash looks to the other nodes; the data folder is let go of.
+    #[doc(hidden)]
+    pub async fn abandon(mut self) {
+        self.issuing.abort();
+        self.parts.abort_all();
+        self.raft.shutdown().await;
+        self.parts.shutdown().await;
+    }
+
     /// Lets another voter lead, so that the cluster does not wait for an election.
     async fn hand_over(&self) {
         let mut standing = Consensus::standing(&self.raft);

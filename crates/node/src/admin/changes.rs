@@ -155,6 +155,14 @@ fn judged(reply: AdminReply) -> Result<(Revision, u32), Refused> {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct ApplyQuery {
     dry_run: bool,
+}
+
+/// Body of [`apply`].
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Apply {
+    file: CatalogFile,
+    #[serde(default)]
     reason: Option<String>,
 }
 
@@ -166,9 +174,10 @@ pub(super) async fn apply(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Value>, Refused> {
-    let about = About::new(&caller, &headers, query.reason)?;
-    let file: CatalogFile = read(body).await?;
-    let checked = file
+    let request: Apply = read(body).await?;
+    let about = About::new(&caller, &headers, request.reason)?;
+    let checked = request
+        .file
         .validate()
         .map_err(|problems| Refused::invalid(&problems))?;
     let items = checked.into_items(|sha256| view.pepper.mac(sha256));

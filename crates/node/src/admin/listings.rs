@@ -58,8 +58,9 @@ impl Page {
     }
 }
 
-/// A page of rows that come in the order of their ids.
+/// A page of rows that come in the order of their ids, under the `kind`'s name.
 fn page<T>(
+    kind: &str,
     page: &Page,
     rows: impl Iterator<Item = T>,
     id: impl Fn(&T) -> String,
@@ -71,7 +72,7 @@ fn page<T>(
     let shown: Vec<T> = rows.by_ref().take(limit).collect();
     let next = rows.next().and_then(|_| shown.last().map(&id));
     let items: Vec<Value> = shown.iter().map(show).collect();
-    Ok(Json(json!({ "items": items, "next": next })))
+    Ok(Json(json!({ kind: items, "next": next })))
 }
 
 /// `GET /keys`
@@ -94,6 +95,7 @@ pub(super) async fn keys(
             && customer.as_ref().is_none_or(of_customer)
     };
     page(
+        "keys",
         &query,
         catalog.keys().filter(wanted),
         |key| key.id.to_string(),
@@ -127,6 +129,7 @@ pub(super) async fn customers(
 ) -> Result<Json<Value>, Refused> {
     let ledger = view.ledger.read();
     page(
+        "customers",
         &query,
         ledger.catalog().customers(),
         |c| c.id.to_string(),
@@ -147,6 +150,7 @@ pub(super) async fn licenses(
             .is_none_or(|customer| license.customer == *customer)
     });
     page(
+        "licenses",
         &query,
         rows,
         |license| license.id.to_string(),
@@ -184,7 +188,7 @@ pub(super) async fn plans(
             .last()
             .map(|plan| format!("{}@{}", plan.id, plan.version))
     });
-    Ok(Json(json!({ "items": shown, "next": next })))
+    Ok(Json(json!({ "plans": shown, "next": next })))
 }
 
 /// `GET /accounts`: rows of the ledger.
@@ -225,7 +229,7 @@ pub(super) async fn accounts(
         last = Some(account.clone());
     }
     let next = rows.next().and(last);
-    Ok(Json(json!({ "items": items, "next": next })))
+    Ok(Json(json!({ "accounts": items, "next": next })))
 }
 
 /// `GET /usage`: what was metered, summed over time per licence, environment, meter and key.
@@ -285,7 +289,7 @@ pub(super) async fn usage(
     }
     let next = rows.next().and(last);
     Ok(Json(
-        json!({ "items": items, "next": next, "total_units": total }),
+        json!({ "usage": items, "next": next, "total_units": total }),
     ))
 }
 
@@ -316,6 +320,6 @@ pub(super) async fn audit(
         .and_then(|_| items.last().map(|entry| entry.seq));
     let oldest = recent.front().map(|entry| entry.seq);
     Ok(Json(
-        json!({ "items": items, "next": next, "oldest_kept": oldest }),
+        json!({ "entries": items, "next": next, "oldest_kept": oldest }),
     ))
 }

@@ -33,16 +33,17 @@ pub(super) async fn status(State(view): State<Arc<View>>) -> Json<Value> {
         "leader": standing.leader,
         "voters": standing.voters,
         "members": members(&view),
-        "last_log_index": standing.last_index,
-        "committed_index": standing.committed_index,
-        "applied_index": applied,
+        "last_index": standing.last_index,
+        "committed": standing.committed_index,
+        "applied": applied.unwrap_or(0),
         "ledger_index": ledger.index(),
         "ledger_time_ms": ledger.time().0,
         "revision": ledger.catalog().revision().to_string(),
         "digest": format!("{:032x}", ledger.digest()),
         "confirmed_age_ms": service.as_ref().and_then(|s| s.confirmation.age_ms(clock::mono())),
         "slots": slots(&routes),
-        "slots_unowned": routes.iter().filter(|route| route.owner.is_none()).count(),
+        "owners": owners(&routes),
+        "unowned": routes.iter().filter(|route| route.owner.is_none()).count(),
         "routes_index": ledger.routes_index(),
         "sessions": {
             "open": ledger.sessions().filter(|(_, session)| !session.closed).count(),
@@ -79,8 +80,17 @@ fn members(view: &View) -> Value {
         .collect()
 }
 
+/// Per node: how many slots it is issuer of.
+fn slots(routes: &[Route]) -> BTreeMap<u64, usize> {
+    let mut counts = BTreeMap::new();
+    for (node, _) in routes.iter().filter_map(|route| route.owner) {
+        *counts.entry(node.0).or_default() += 1;
+    }
+    counts
+}
+
 /// Per owner: how many slots, and the range of their epochs.
-fn slots(routes: &[Route]) -> Value {
+fn owners(routes: &[Route]) -> Value {
     let mut owners: BTreeMap<_, (usize, Epoch, Epoch)> = BTreeMap::new();
     for route in routes {
         let Some((node, boot)) = route.owner else {

@@ -1,0 +1,132 @@
+//! Starts, restarts, and starts that are refused.
+
+use super::cluster::{Cluster, eventually, set_mode, soon};
+use super::{QUOTA, catalog};
+use serde_json::json;
+use tollgate_node::server::{Server, ServerError};
+
+async fn refused(cluster: &Cluster, text: &str) -> String {
+    let config = match cluster.load(1, text) {
+        Ok(config) => config,
+        Err(error) => return error.to_string(),
+    };
+    match Server::start(config).await {
+        Ok(_) => panic!("the start must be refused"),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_start_says_what_is_wrong() {
+    let cluster = Cluster::prepared();
+    let good = cluster.config_text(1);
+    let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let busy = format!("admin = \"{}\"", held.local_addr().unwrap());
+    let held_udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let port = format!("[listen]\nquic = \"{}\"", held_udp.local_addr().unwrap());
+    let own = good.lines().find(|line| line.starts_with("quic")).unwrap();
+    let cases = [
+        (
+            good.replace("admin = \"127.0.0.1:0\"", &busy),
+            "`listen.admin`: cannot listen on",
+        ),
+        (
+            good.replace(&format!("[listen]\n{own}"), &port),
+            "`listen.quic`",
+        ),
+        (good.replace("node-1.pem", "none.pem"), "none.pem"),
+        (
+            good.replace("node-1.", "node-2."),
+            "but the configuration says node 1",
+        ),
+        (good.replace("node-1.", "admin-root."), "role node"),
+        (
+            good.replace("\"pepper\"", "\"no-pepper\""),
+            "cannot read the pepper",
+        ),
+        (
+            good.replace("cluster = \"loop\"", "cluster = \"pool\""),
+            "node 1 of cluster pool",
+        ),
+        (
+            good.replace("data_dir", "data_folder"),
+            "unknown field `data_folder`",
+        ),
+    ];
+    for (text, words) in cases {
+        assert_ne!(text, good, "{words}");
+        let error = refused(&cluster, &text).await;
+        assert!(error.contains(words), "`{words}` in `{error}`");
+    }
+    let pepper = cluster.home.path().join("pepper");
+    set_mode(&pepper, 0o644);
+    let error = refused(&cluster, &good).await;
+    assert!(error.contains("has mode 0644, expected 0600"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_folder_of_another_node_or_in_use_is_refused() {
+    let mut cluster = Cluster::prepared();
+    cluster.start_node(1).await.unwrap();
+    let text = cluster.config_text(2).replace("data-2", "data-1");
+    let config = cluster.load(2, &text).unwrap();
+    let in_use = Server::start(config.clone())
+        .await
+        .err()
+        .map(|error| error.to_string());
+    assert!(
+        in_use
+            .as_deref()
+            .is_some_and(|words| words.contains("in use")),
+        "{in_use:?}"
+    );
+    let first = cluster.take(1);
+    first.stop();
+    soon("a node without a majority stops", first.ended())
+        .await
+        .unwrap();
+    let foreign = Server::start(config).await.err();
+    assert!(
+        matches!(foreign, Some(ServerError::Store(_))),
+        "{foreign:?}"
+    );
+    let words = foreign.map(|error| error.to_string()).unwrap_or_default();
+    assert!(
+        words.contains("node 1") && words.contains("node 2"),
+        "{words}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_acknowledged_is_there_after_every_node_was_stopped() {
+    let mut cluster = Cluster::start().await;
+    assert_eq!(cluster.apply(catalog(QUOTA)).await.0, 200);
+    let before = cluster.status(1).await;
+    for node in 1..=3 {
+        let server = cluster.take(node);
+        server.stop();
+        soon("a node stops", server.ended()).await.unwrap();
+    }
+    for node in 1..=3 {
+        cluster.start_node(node).await.unwrap();
+    }
+    cluster.settled().await;
+    let after = cluster.status(1).await;
+    assert_eq!(after["revision"], before["revision"]);
+    assert!(after["boot"].as_u64() > before["boot"].as_u64(), "{after}");
+    assert_eq!(
+        cluster.get("/admin/v1/licenses").await["licenses"][0]["id"],
+        json!("acme-free")
+    );
+    eventually("all replicas have one digest", || async {
+        let [one, two, three] = [
+            cluster.status(1).await,
+            cluster.status(2).await,
+            cluster.status(3).await,
+        ];
+        one["digest"] == two["digest"] && two["digest"] == three["digest"]
+    })
+    .await;
+    assert!(cluster.node(1).metrics().is_some());
+    cluster.stop().await;
+}
