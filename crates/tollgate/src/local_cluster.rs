@@ -227,6 +227,19 @@ impl LocalCluster {
         self.write(&format!("edge-{edge}"), &text).map(drop)
     }
 
+    /// Lets the nodes reach each other at other addresses (those of proxies); to be called before their first start,
+    /// which makes the addresses known to the cluster.
+    ///
+    /// # Errors
+    /// [`Failure`] naming the file.
+    pub fn reroute_nodes(&self, nodes: &[SocketAddr]) -> Result<(), Failure> {
+        for (i, node) in (1..=NODES).enumerate() {
+            let text = node_config(node, self.quic[i], self.admin[i], nodes);
+            self.write(&format!("node-{node}"), &text)?;
+        }
+        Ok(())
+    }
+
     fn write(&self, name: &str, config: &str) -> Result<PathBuf, Failure> {
         let path = self.dir.join(format!("{name}.toml"));
         fs::write(&path, config)
@@ -252,6 +265,12 @@ impl LocalCluster {
     pub fn node(&mut self, node: u64) -> &mut Process {
         let index = usize::try_from(node).unwrap_or(0).saturating_sub(1);
         &mut self.nodes[index]
+    }
+
+    /// The process id of a node, from 1, while it runs.
+    #[must_use]
+    pub fn pid(&self, node: usize) -> Option<u32> {
+        self.nodes.get(node.checked_sub(1)?)?.pid()
     }
 
     /// All nodes.

@@ -36,14 +36,14 @@ pub struct Finding {
 }
 
 impl Finding {
-    fn new(promise: &'static str) -> Self {
+    pub(super) fn new(promise: &'static str) -> Self {
         Self {
             promise,
             ..Self::default()
         }
     }
 
-    fn violation(&mut self, words: String) {
+    pub(super) fn violation(&mut self, words: String) {
         self.violated += 1;
         if self.violations.len() < VIOLATIONS_SHOWN {
             self.violations.push(words);
@@ -89,6 +89,7 @@ pub fn judge(evidence: &Evidence, history: &[Operation]) -> Vec<Finding> {
         replicas_agree(evidence),
         service_returns(evidence),
         held_units_serve(evidence, &counts),
+        processes_behave(evidence),
         reached(evidence, &counts),
     ]
 }
@@ -518,6 +519,16 @@ fn held_units_serve(evidence: &Evidence, counts: &[Count]) -> Finding {
     } else {
         format!("{served} admitted")
     };
+    finding
+}
+
+/// Nothing is left behind at a clean end, and nothing is in suspense.
+fn processes_behave(evidence: &Evidence) -> Finding {
+    let mut finding = Finding::new("processes end when they are asked, with nothing left");
+    for trouble in &evidence.troubles {
+        finding.violation(trouble.clone());
+    }
+    finding.measured = "edges and nodes were asked at the end".to_owned();
     finding
 }
 

@@ -308,6 +308,13 @@ fn excess_a_difference_in_metering_and_a_refused_held_unit_are_seen() {
         violations(&evidence, &history),
         "small: 1 refused, 3 admitted"
     );
+
+    let (mut evidence, history) = good();
+    evidence.troubles = vec!["edge-1 ended with something left".to_owned()];
+    assert_eq!(
+        violations(&evidence, &history),
+        "edge-1 ended with something left"
+    );
 }
 
 #[test]

@@ -35,6 +35,8 @@ pub struct Evidence {
     pub kills_planned: u64,
     /// A check is judged as *held* if its subject is here: it must never be refused.
     pub held_subjects: Vec<u32>,
+    /// What went wrong with processes: ended by themselves, not when asked, units in suspense.
+    pub troubles: Vec<String>,
 }
 
 /// A customer with one licence, one key and one quota account.
