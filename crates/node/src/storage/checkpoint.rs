@@ -1,26 +1,31 @@
-//! Checkpoints: the changed records of the state and how far it was applied, in one atomic batch.
+//! Checkpoints: the changed records of the state and how far it was applied, as one atomic step.
 //!
-//! State lives in memory; the log covers what no checkpoint has. A batch locks the whole store while it is written
-//! (about 10 us a record), so one is due every interval *or* as soon as [`DIRTY_SOON_BYTES`] were applied.
-//! Tree `state` holds `r` + generation + key for records and `c` for the checkpoint itself: installing a snapshot
-//! writes a whole new generation and then flips `c`, so a crash leaves the old state or the new one.
+//! State lives in memory; the log covers what no checkpoint has. One batch of all changed records would be atomic,
+//! but it locks the whole store, log included, for about 10 us a record. So the changes are first written packed
+//! (`d` + checkpoint number + part), then the checkpoint record `c` names them, which is the step; then they are
+//! spread over the records (`r` + generation + key) in small batches, and dropped. A start that finds changes named
+//! by `c` spreads them again. Installing a snapshot writes a whole new generation and then flips `c`: a crash leaves
+//! the old state or the new one.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
 
 use super::fault::{Doing, StoreError};
 use super::log::{entry_name, index_of};
-use super::machine::Machine;
+use super::machine::{Change, Machine};
 use super::record::{self, RECORD_BYTES_MAX};
 use super::state::Applied;
 use super::store::Shared;
 use crate::raft::types::{LogId, StoredMembership};
 
-/// Bytes of applied batches after which a checkpoint does not wait for its interval: a few thousand commands.
-pub const DIRTY_SOON_BYTES: u64 = 256 * 1024;
+/// Records written in one batch, and thus under one lock of the store: about a millisecond.
+const SPREAD_SLICE: usize = 128;
+
+/// Bytes of changes packed into one record; a larger change has one of its own.
+const PACK_BYTES: usize = 48 * 1024;
 
 /// Records removed in one go, of purged log or of a former generation.
 const REMOVE_SLICE: usize = 1000;
@@ -28,11 +33,19 @@ const REMOVE_SLICE: usize = 1000;
 /// Key of the checkpoint record.
 pub(crate) const KEY_CHECKPOINT: &[u8] = b"c";
 const PREFIX_RECORD: u8 = b'r';
+const PREFIX_CHANGES: u8 = b'd';
+
+/// Changes as they are packed: key, and content or none when the record was removed.
+type Packed = Vec<(ByteBuf, Option<ByteBuf>)>;
 
 /// What the records in tree `state` amount to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Checkpoint {
     pub(crate) generation: u32,
+    /// Counts checkpoints of this folder.
+    pub(crate) number: u64,
+    /// Packed changes that may not be spread over the records yet.
+    pub(crate) parts: u32,
     pub(crate) applied: Option<LogId>,
     pub(crate) membership: StoredMembership,
     pub(crate) digest: u128,
@@ -108,8 +121,15 @@ pub(crate) fn records(
     })
 }
 
+fn changes_key(number: u64, part: u32) -> Vec<u8> {
+    let mut key = vec![PREFIX_CHANGES];
+    key.extend_from_slice(&number.to_be_bytes());
+    key.extend_from_slice(&part.to_be_bytes());
+    key
+}
+
 /// Reads the checkpoint record; none in a new store.
-pub(crate) fn read(state: &sled::Tree) -> Result<Option<Checkpoint>, StoreError> {
+fn read(state: &sled::Tree) -> Result<Option<Checkpoint>, StoreError> {
     let Some(value) = state.get(KEY_CHECKPOINT).doing("read from")? else {
         return Ok(None);
     };
@@ -117,12 +137,12 @@ pub(crate) fn read(state: &sled::Tree) -> Result<Option<Checkpoint>, StoreError>
     record::decode(record::unwrap(KEY_CHECKPOINT, &value, name)?, name).map(Some)
 }
 
-/// Puts the checkpoint record into a batch.
-pub(crate) fn put_into(batch: &mut sled::Batch, checkpoint: &Checkpoint) -> Result<(), StoreError> {
-    batch.insert(
-        KEY_CHECKPOINT,
-        record::wrap(KEY_CHECKPOINT, &record::encode(checkpoint)?),
-    );
+/// Writes the checkpoint record.
+pub(crate) fn put(state: &sled::Tree, checkpoint: &Checkpoint) -> Result<(), StoreError> {
+    let value = record::wrap(KEY_CHECKPOINT, &record::encode(checkpoint)?);
+    state
+        .insert(KEY_CHECKPOINT, value)
+        .doing("write a checkpoint to")?;
     Ok(())
 }
 
@@ -142,33 +162,113 @@ pub(crate) fn write(shared: &Shared, gate: &mut Gate) -> Result<(), StoreError> 
             machine.digest(),
         )
     };
-    shared.bytes_since_checkpoint.store(0, Ordering::Relaxed);
-    let mut checkpoint = Checkpoint {
+    let mut next = Checkpoint {
         generation: gate.current.generation,
+        number: gate.current.number + 1,
+        parts: 0,
         applied: applied.last,
         membership: applied.membership,
         digest,
         audit_head: gate.current.audit_head,
     };
-    // Before the batch: a replay stores the same entries again, a checkpoint without them would lose them.
+    // Before the step: a replay stores the same entries again, a checkpoint without them would lose them.
     for (sequence, content) in audit {
         put_audit(&shared.audit, sequence, &content)?;
-        checkpoint.audit_head = checkpoint.audit_head.max(Some(sequence));
+        next.audit_head = next.audit_head.max(Some(sequence));
     }
-    let mut batch = sled::Batch::default();
+    let packs = pack(dirty);
+    for pack in &packs {
+        let key = changes_key(next.number, next.parts);
+        let value = record::wrap(&key, &record::encode(pack)?);
+        shared
+            .state
+            .insert(key, value)
+            .doing("write a checkpoint to")?;
+        next.parts += 1;
+    }
+    put(&shared.state, &next)?;
+    gate.current = next;
+    for pack in &packs {
+        spread(&shared.state, gate.current.generation, pack)?;
+    }
+    drop_changes(&shared.state, &mut gate.current)
+}
+
+/// Divides changes into records of bounded size.
+fn pack(dirty: Vec<Change>) -> Vec<Packed> {
+    let mut packs = Vec::new();
+    let mut pack = Packed::new();
+    let mut bytes = 0;
     for (key, content) in dirty {
-        let full = state_key(checkpoint.generation, &key);
-        match content {
-            Some(content) => batch.insert(full.as_slice(), wrap_state(&full, &content)?),
-            None => batch.remove(full),
+        let size = key.len() + content.as_ref().map_or(0, Vec::len);
+        if bytes + size > PACK_BYTES && !pack.is_empty() {
+            packs.push(std::mem::take(&mut pack));
+            bytes = 0;
         }
+        bytes += size;
+        pack.push((ByteBuf::from(key), content.map(ByteBuf::from)));
     }
-    put_into(&mut batch, &checkpoint)?;
-    shared
-        .state
-        .apply_batch(batch)
-        .doing("write a checkpoint to")?;
-    gate.current = checkpoint;
+    if !pack.is_empty() {
+        packs.push(pack);
+    }
+    packs
+}
+
+/// Writes packed changes to their records; again changes nothing.
+fn spread(state: &sled::Tree, generation: u32, pack: &Packed) -> Result<(), StoreError> {
+    for slice in pack.chunks(SPREAD_SLICE) {
+        let mut batch = sled::Batch::default();
+        for (key, content) in slice {
+            let full = state_key(generation, key);
+            match content {
+                Some(content) => batch.insert(full.as_slice(), wrap_state(&full, content)?),
+                None => batch.remove(full),
+            }
+        }
+        state.apply_batch(batch).doing("write a checkpoint to")?;
+    }
+    Ok(())
+}
+
+/// Notes that the packed changes are in their records, and removes them.
+fn drop_changes(state: &sled::Tree, current: &mut Checkpoint) -> Result<(), StoreError> {
+    if current.parts == 0 {
+        return Ok(());
+    }
+    let spread = Checkpoint {
+        parts: 0,
+        ..current.clone()
+    };
+    put(state, &spread)?;
+    for part in 0..current.parts {
+        state
+            .remove(changes_key(current.number, part))
+            .doing("remove from")?;
+    }
+    *current = spread;
+    Ok(())
+}
+
+/// Finishes a checkpoint that a crash cut short, and removes changes that no checkpoint names.
+fn finish(state: &sled::Tree, current: &mut Checkpoint) -> Result<(), StoreError> {
+    for part in 0..current.parts {
+        let key = changes_key(current.number, part);
+        let name = || {
+            format!(
+                "part {part} of the changes of checkpoint {}",
+                current.number
+            )
+        };
+        let value = state.get(&key).doing("read from")?;
+        let value = value.ok_or_else(|| StoreError::damaged(name(), "nothing", "a record"))?;
+        let pack: Packed = record::decode(record::unwrap(&key, &value, name)?, name)?;
+        spread(state, current.generation, &pack)?;
+    }
+    drop_changes(state, current)?;
+    for item in state.scan_prefix([PREFIX_CHANGES]) {
+        let (key, _) = item.doing("read from")?;
+        state.remove(key).doing("remove from")?;
+    }
     Ok(())
 }
 
@@ -178,7 +278,7 @@ pub(crate) fn load(
     audit: &sled::Tree,
     machine: &mut dyn Machine,
 ) -> Result<Option<Checkpoint>, StoreError> {
-    let Some(checkpoint) = read(state)? else {
+    let Some(mut checkpoint) = read(state)? else {
         return match records(state, 0).next() {
             None => Ok(None),
             Some(_) => Err(StoreError::damaged(
@@ -188,6 +288,7 @@ pub(crate) fn load(
             )),
         };
     };
+    finish(state, &mut checkpoint)?;
     machine
         .restore(
             &mut records(state, checkpoint.generation),

@@ -7,9 +7,9 @@
 //!
 //! ```text
 //! append ─► tree log ─┐ (insert)                       apply ─► machine in memory
-//!                     ▼                                              │ every 200 ms
+//!                     ▼                                              │ every 500 ms
 //!   flusher: sled flush → fdatasync(db) → mark → acknowledged        ▼
-//!                                                     tree state: one batch of changed records + checkpoint
+//!                                                     tree state: changed records + checkpoint, one step
 //! ```
 
 mod checkpoint;
@@ -24,7 +24,6 @@ mod snapshot;
 mod state;
 mod store;
 
-pub use checkpoint::DIRTY_SOON_BYTES;
 pub use fault::{EXIT_STORAGE, EXIT_SYNC_FAILED, REBUILD, StoreError};
 pub use flusher::FlushCounts;
 pub use folder::Identity;

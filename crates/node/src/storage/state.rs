@@ -5,7 +5,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use futures::{Stream, TryStreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine};
@@ -91,18 +90,10 @@ impl RaftStateMachine<TypeConfig> for StateStore {
     {
         while let Some((entry, responder)) = entries.try_next().await? {
             let index = entry.log_id.index;
-            let bytes = match &entry.payload {
-                EntryPayload::Normal(batch) => batch.bytes().len() as u64,
-                EntryPayload::Blank | EntryPayload::Membership(_) => 0,
-            };
             let replies = self.apply_one(entry)?;
             self.shared.applied_index.send_replace(Some(index));
             if let Some(responder) = responder {
                 responder.send(replies);
-            }
-            let waiting = &self.shared.bytes_since_checkpoint;
-            if waiting.fetch_add(bytes, Ordering::Relaxed) + bytes >= checkpoint::DIRTY_SOON_BYTES {
-                self.shared.wake_checkpointer();
             }
         }
         Ok(())
@@ -196,6 +187,8 @@ fn install(
         })?;
     let mut next = checkpoint::Checkpoint {
         generation,
+        number: gate.current.number + 1,
+        parts: 0,
         applied: meta.last_log_id,
         membership: meta.last_membership.clone(),
         digest: head.digest,
@@ -239,12 +232,7 @@ fn install(
         };
     }
     let file = received.adopt(&shared.paths.snapshots)?;
-    let mut batch = sled::Batch::default();
-    checkpoint::put_into(&mut batch, &next)?;
-    shared
-        .state
-        .apply_batch(batch)
-        .doing("write a checkpoint to")?;
+    checkpoint::put(&shared.state, &next)?;
     gate.current = next;
     gate.leftovers = true;
     shared.replace_snapshot(file)

@@ -146,6 +146,8 @@ pub fn open(dir: &Path, node: u64) -> Result<(Store, Arc<RwLock<Toy>>), StoreErr
     let toy = Toy::shared();
     let mut config = StoreConfig::new(dir, identity(node));
     config.ballast_bytes = 0;
+    // Often, so that crashes hit checkpoints too.
+    config.checkpoint_interval = std::time::Duration::from_millis(5);
     let store = Store::open(&config, toy.clone())?;
     Ok((store, toy))
 }
