@@ -11,6 +11,7 @@ pub mod confirm;
 pub mod consensus;
 pub mod fatal;
 pub mod issuing;
+pub mod joining;
 pub mod machine;
 pub mod overseer;
 pub mod pepper;

@@ -10,9 +10,10 @@
 use crate::admin::{self, AdminListener};
 use crate::config::{ConfigError, ServerConfig};
 use crate::confirm::{self, Confirmation};
-use crate::consensus::{Consensus, Proposer};
+use crate::consensus::{Consensus, OnConfirm, Proposer};
 use crate::fatal::{Fatal, Stop};
 use crate::issuing::{self, IssuerCounts, Issuing};
+use crate::joining::{self, Joining};
 use crate::machine::SharedLedger;
 use crate::overseer::Overseer;
 use crate::pepper::{Pepper, PepperError};
@@ -199,13 +200,15 @@ impl Server {
         let proposer = Proposer::new(consensus.clone());
 
         let (serve, serving) = watch::channel(None);
+        let (admit, admitted) = watch::channel(false);
+        let door = Door {
+            raft: raft.clone(),
+            serving: serving.clone(),
+            admitted,
+            on_question: joining::on_question(ledger.clone(), consensus.standing()),
+        };
         let mut parts = JoinSet::new();
-        parts.spawn(accept(
-            endpoint.clone(),
-            raft.clone(),
-            serving.clone(),
-            fatal.clone(),
-        ));
+        parts.spawn(accept(endpoint.clone(), door, fatal.clone()));
         parts.spawn(report_fatal(raft.clone(), fatal.clone()));
         parts.spawn(overseer.run(consensus.clone(), proposer.clone()));
         let issuer_counts = Arc::new(IssuerCounts::default());
@@ -256,6 +259,8 @@ impl Server {
             issuer_counts,
             fatal: fatal.clone(),
             raft: raft.clone(),
+            endpoint: endpoint.clone(),
+            admit,
         };
         let issuing = tokio::spawn(starting.run(serve));
         tracing::info!(%node, %quic, admin = %admin_address, "the node listens");
@@ -322,8 +327,8 @@ impl Server {
         if reason == Stop::Asked {
             self.hand_over().await;
         }
-        self.endpoint.close("the node stops").await;
         self.raft.shutdown().await;
+        self.endpoint.close("the node stops").await;
         let ended = async { while self.parts.join_next().await.is_some() {} };
         drop(tokio::time::timeout(STOP_DEADLINE, ended).await);
         self.parts.shutdown().await;
@@ -411,18 +416,28 @@ async fn report_fatal(raft: RaftNode, fatal: Fatal) {
     }
 }
 
+/// What a connection meets.
+#[derive(Clone)]
+struct Door {
+    raft: RaftNode,
+    serving: Serving,
+    /// Turns once this node may take part in Raft.
+    admitted: watch::Receiver<bool>,
+    on_question: OnConfirm,
+}
+
 /// Takes connections of nodes and edges until the endpoint closes.
-async fn accept(endpoint: Endpoint, raft: RaftNode, serving: Serving, fatal: Fatal) {
+async fn accept(endpoint: Endpoint, door: Door, fatal: Fatal) {
     // Ends with the node: connections are its tasks.
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             incoming = endpoint.accept() => {
                 let Some(incoming) = incoming else { break };
-                let (raft, serving) = (raft.clone(), serving.clone());
+                let door = door.clone();
                 connections.spawn(async move {
                     match incoming.establish().await {
-                        Ok(connection) => serve(connection, &raft, &serving).await,
+                        Ok(connection) => door.serve(connection).await,
                         Err(error) => tracing::info!(%error, "a connection was refused"),
                     }
                 });
@@ -438,14 +453,22 @@ async fn accept(endpoint: Endpoint, raft: RaftNode, serving: Serving, fatal: Fat
     }
 }
 
-async fn serve(connection: Connection, raft: &RaftNode, serving: &Serving) {
-    match connection.protocol() {
-        Protocol::Raft => raft.inbound().serve(connection).await,
-        Protocol::Edge => {
-            let service = serving.borrow().clone();
-            match service {
-                Some(service) => connection::serve(service, connection).await,
-                None => connection.close(CloseCode::Done, "the node is starting: ask another"),
+impl Door {
+    async fn serve(self, connection: Connection) {
+        match connection.protocol() {
+            Protocol::Raft => {
+                joining::answer_only(&connection, &self.on_question, self.admitted).await;
+                self.raft
+                    .inbound()
+                    .serve_answering(connection, Some(self.on_question))
+                    .await;
+            }
+            Protocol::Edge => {
+                let service = self.serving.borrow().clone();
+                match service {
+                    Some(service) => connection::serve(service, connection).await,
+                    None => connection.close(CloseCode::Done, "the node is starting: ask another"),
+                }
             }
         }
     }
@@ -464,20 +487,18 @@ struct Starting {
     issuer_counts: Arc<IssuerCounts>,
     fatal: Fatal,
     raft: RaftNode,
+    endpoint: Endpoint,
+    admit: watch::Sender<bool>,
 }
 
 impl Starting {
     /// Gets a boot, then serves as issuer until the node stops.
     async fn run(self, serve: watch::Sender<Option<Arc<Service>>>) {
-        if let Err(words) = self.begin_cluster().await {
-            self.fatal.report(words);
-            return;
-        }
-        let boot = tokio::select! {
-            boot = self.open() => boot,
+        let started = tokio::select! {
+            started = self.take_part() => started,
             () = self.fatal.stopping() => return,
         };
-        let boot = match boot {
+        let boot = match started {
             Ok(boot) => boot,
             Err(words) => {
                 self.fatal.report(words);
@@ -526,15 +547,26 @@ impl Starting {
         parts.shutdown().await;
     }
 
-    /// The member with the lowest id makes the members known, once; where a log exists that was done before.
-    async fn begin_cluster(&self) -> Result<(), String> {
-        if self.members.keys().next() != Some(&self.node.0) {
-            return Ok(());
-        }
-        self.raft
-            .initialize(&self.members)
+    /// Takes part in Raft, where that is right, and has this start numbered.
+    async fn take_part(&self) -> Result<Boot, String> {
+        let failed = |error: &dyn std::fmt::Display| error.to_string();
+        let begun = self
+            .raft
+            .raft()
+            .is_initialized()
             .await
-            .map_err(|error| error.to_string())
+            .map_err(|error| failed(&error))?;
+        if !begun {
+            let joining = joining::ask(&self.endpoint, self.node, &self.members).await;
+            if joining.map_err(|error| failed(&error))? == Joining::Begin {
+                self.raft
+                    .initialize(&self.members)
+                    .await
+                    .map_err(|error| failed(&error))?;
+            }
+        }
+        self.admit.send_replace(true);
+        self.open().await
     }
 
     /// Has this start numbered; the same start number gets the same boot, so an unknown fate is asked again.

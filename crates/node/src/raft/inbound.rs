@@ -23,6 +23,7 @@ use super::node::Hooks;
 use super::proposer::Queue;
 use super::quic::{NUMBER_BYTES, SNAPSHOT_PIECE_BYTES, take_number};
 use super::types::{Raft, Snapshot, Vote};
+use crate::consensus::OnConfirm;
 use crate::storage::{SnapshotFile, StoreError};
 
 /// Calls of one stream that are being answered at a time; more wait in the stream.
@@ -52,6 +53,11 @@ pub struct Inbound {
 impl Inbound {
     /// Serves an admitted connection of another node until it closes.
     pub async fn serve(&self, connection: Connection) {
+        self.serve_answering(connection, None).await;
+    }
+
+    /// As [`Self::serve`]; `on_question` answers single requests, which are none of Raft's.
+    pub async fn serve_answering(&self, connection: Connection, on_question: Option<OnConfirm>) {
         let Some(NodeId(peer)) = connection.peer().node_id() else {
             connection.close(CloseCode::Role, "only nodes speak here");
             return;
@@ -59,6 +65,7 @@ impl Inbound {
         // Every task below ends with its stream, and every stream with the connection.
         while let Ok(opening) = connection.accept().await {
             let (inbound, connection) = (self.clone(), connection.clone());
+            let on_question = on_question.clone();
             tokio::spawn(async move {
                 let result = match opening.identify().await {
                     Ok(Accepted::Framed(Class::Snapshot, framed)) => {
@@ -67,7 +74,13 @@ impl Inbound {
                     Ok(Accepted::Framed(class, framed)) => {
                         inbound.serve_lane(peer, class, framed).await
                     }
-                    Ok(Accepted::Request(_)) => Err("nodes send no single requests".to_owned()),
+                    Ok(Accepted::Request(question)) => match on_question {
+                        Some(answer) => {
+                            let answer = answer(NodeId(peer), question.payload());
+                            question.answer(&answer).await.map_err(|e| e.to_string())
+                        }
+                        None => Err("single requests are not answered here".to_owned()),
+                    },
                     Err(error) => Err(error.to_string()),
                 };
                 if let Err(words) = result {

@@ -130,3 +130,21 @@ async fn what_was_acknowledged_is_there_after_every_node_was_stopped() {
     assert!(cluster.node(1).metrics().is_some());
     cluster.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_whose_data_was_lost_is_refused() {
+    let mut cluster = Cluster::start().await;
+    let lost = cluster.take(1);
+    lost.stop();
+    soon("a node stops", lost.ended()).await.unwrap();
+    std::fs::remove_dir_all(cluster.home.path().join("data-1")).unwrap();
+    let ended = match Server::start(cluster.config(1)).await {
+        Ok(server) => soon("the node ends on its own", server.ended()).await,
+        Err(error) => Err(error),
+    };
+    let words = ended
+        .expect_err("an empty folder of a known member")
+        .to_string();
+    assert!(words.contains("new id"), "{words}");
+    cluster.stop().await;
+}
