@@ -35,6 +35,18 @@ pub(crate) struct Introduction {
     pub(crate) boot: Option<Boot>,
 }
 
+impl Introduction {
+    /// The first frame, and again when a session was opened: it ties the connection to the boot.
+    pub(crate) fn hello(&self) -> Hello {
+        Hello {
+            cluster: self.cluster.clone(),
+            incarnation: self.incarnation,
+            sender: Sender::Edge { boot: self.boot },
+            versions: (VERSION, VERSION),
+        }
+    }
+}
+
 /// Queues towards one node; gone with its connection, so that nothing old is sent on a new one.
 #[derive(Clone, Debug)]
 pub(crate) struct Outbox {
@@ -185,13 +197,9 @@ impl Link {
     /// `Hello` both ways; answers the node's boot and the life of its data.
     async fn greet(&self, control: &mut Framed) -> Result<(Boot, Option<Incarnation>), LinkError> {
         let own = self.introduction.borrow().clone();
-        let hello = Hello {
-            cluster: own.cluster.clone(),
-            incarnation: own.incarnation,
-            sender: Sender::Edge { boot: own.boot },
-            versions: (VERSION, VERSION),
-        };
-        control.writer.push_value(&EdgeMessage::Hello(hello))?;
+        control
+            .writer
+            .push_value(&EdgeMessage::Hello(own.hello()))?;
         control
             .writer
             .flush()

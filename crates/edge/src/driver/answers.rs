@@ -41,9 +41,9 @@ impl Driver {
                 tracing::warn!(%node, %reason, "not connected");
                 self.nodes.handle_down(node, reason);
                 self.resolves.handle_down(now, node);
-                self.reports.handle_down(node);
-                self.session.handle_unable(node);
-                self.freshness.handle_unable(node);
+                self.reports.handle_down(now, node);
+                self.session.handle_unable(now, node);
+                self.freshness.handle_unable(now, node);
             }
             Event::Message { node, message } => {
                 // The link of a node that is not up any more has nothing to say.
@@ -89,10 +89,9 @@ impl Driver {
             NodeMessage::Closed(reply) => self.handle_closed(&reply),
             NodeMessage::Unavailable(reason) => {
                 tracing::debug!(node = %from.0, %reason, "asking elsewhere");
-                self.resolves.handle_down(now, from.0);
-                self.reports.handle_down(from.0);
-                self.session.handle_unable(from.0);
-                self.freshness.handle_unable(from.0);
+                self.reports.handle_unable(now, from.0);
+                self.session.handle_unable(now, from.0);
+                self.freshness.handle_unable(now, from.0);
             }
         }
     }
@@ -143,19 +142,16 @@ impl Driver {
             lease,
         } = answer;
         self.hear(revision);
-        if self.resolves.get(nonce).is_none() {
-            // A repeat was answered first; units that came along are taken in all the same.
-            if let Some(part) = &lease {
-                self.lessee.handle_slot_answer(now, from, revision, part);
-                self.after_slot_answer(now, part);
-            }
-            return;
-        }
-        if outcome == ResolveOutcome::Unconfirmed || revision < self.freshness.known() {
+        let usable = outcome != ResolveOutcome::Unconfirmed && revision >= self.freshness.known();
+        if !usable {
             self.resolves.elsewhere(now, nonce);
-            return;
         }
-        let Some(pending) = self.resolves.close(nonce) else {
+        let Some(pending) = usable.then(|| self.resolves.close(nonce)).flatten() else {
+            // Too old, or a repeat was answered first. Units that came along are taken in all the same:
+            // else they would be out with nobody to hand them back.
+            if let (Some(part), ResolveOutcome::Principal(who)) = (&lease, &outcome) {
+                self.take_units(now, from, revision, who, part);
+            }
             return;
         };
         let reason = match outcome {
@@ -183,6 +179,30 @@ impl Driver {
             // Nobody waits any more: as good.
             let _ = wake.send(());
         }
+    }
+
+    /// Takes in the units of a `Resolve` whose answer is not used.
+    fn take_units(
+        &mut self,
+        now: Mono,
+        from: (NodeId, Boot),
+        revision: Revision,
+        who: &Who,
+        part: &SlotAnswer,
+    ) {
+        let SlotOutcome::Lines { lines, .. } = &part.outcome else {
+            return;
+        };
+        let lessee = &self.lessee;
+        let parts = Parts::gather(who, |account| lessee.cell(account).cloned(), &[]);
+        for (account, cell) in parts.accounts {
+            let line = lines.iter().find(|line| line.account == account);
+            if let Some(line) = line {
+                self.lessee.open(now, &account, cell, Some(line.lease_no));
+            }
+        }
+        self.lessee.handle_slot_answer(now, from, revision, part);
+        self.after_slot_answer(now, part);
     }
 
     /// Takes a principal into the view, with the units that came along.

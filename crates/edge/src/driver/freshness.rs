@@ -11,6 +11,8 @@ use tollgate_core::time::{Mono, Sent};
 const AHEAD_MAX: usize = 16;
 /// An unanswered question for changes is asked again, elsewhere, after this.
 const ASK_AGAIN_MS: u64 = 500;
+/// Pause before another node is asked because one could not answer.
+const ELSEWHERE_MS: u64 = 50;
 
 /// See the module's text.
 #[derive(Default)]
@@ -74,11 +76,11 @@ impl Freshness {
     }
 
     /// The node that was asked cannot tell, or is gone.
-    pub(super) fn handle_unable(&mut self, node: NodeId) {
-        if let Some((asked, _)) = self.asked
-            && asked == node
+    pub(super) fn handle_unable(&mut self, now: Mono, node: NodeId) {
+        if let Some((asked, at)) = &mut self.asked
+            && *asked == node
         {
-            self.asked = Some((node, Mono(0)));
+            *at = Mono(now.0.saturating_sub(ASK_AGAIN_MS - ELSEWHERE_MS));
         }
     }
 

@@ -15,6 +15,9 @@ use tollgate_core::lessee::Cell;
 use tollgate_core::message::EdgeMessage;
 use tollgate_core::reporter::{Event, JournalRecord, Reporter};
 
+/// Pause before reports go to another node because one could not serve.
+const ELSEWHERE_MS: u64 = 100;
+
 /// See the module's text.
 pub(super) struct Reports {
     /// From the first session on.
@@ -26,6 +29,8 @@ pub(super) struct Reports {
     node: Option<NodeId>,
     /// Where they went last and got no answer.
     avoid: Option<NodeId>,
+    /// Nothing is sent before this moment.
+    not_before: Mono,
     checkpointed_at: Mono,
 }
 
@@ -37,6 +42,7 @@ impl Reports {
             reported: BTreeMap::new(),
             node: None,
             avoid: None,
+            not_before: Mono(0),
             checkpointed_at: Mono(0),
         }
     }
@@ -56,13 +62,20 @@ impl Reports {
         }
     }
 
-    /// A node is gone, or cannot serve: reports go elsewhere.
-    pub(super) fn handle_down(&mut self, node: NodeId) {
+    /// A node is gone: reports go elsewhere.
+    pub(super) fn handle_down(&mut self, now: Mono, node: NodeId) {
         if self.node == Some(node) {
             self.node = None;
             self.avoid = Some(node);
+            self.not_before = now;
             self.resend();
         }
+    }
+
+    /// A node cannot serve, for example because it finds no leader: ask another one, soon.
+    pub(super) fn handle_unable(&mut self, now: Mono, node: NodeId) {
+        self.handle_down(now, node);
+        self.not_before = now.plus_ms(ELSEWHERE_MS);
     }
 
     fn resend(&mut self) {
@@ -112,6 +125,9 @@ impl Driver {
             reporter.seal(now);
         }
         self.pump_journal(now, ms(self.config.journal_interval));
+        if now < self.reports.not_before {
+            return;
+        }
         let node = self
             .reports
             .node

@@ -220,11 +220,6 @@ impl Resolves {
         }
     }
 
-    /// The question an answer belongs to; it stays open until [`Resolves::close`].
-    pub(super) fn get(&self, nonce: u64) -> Option<&Pending> {
-        self.pending.get(&nonce)
-    }
-
     /// The node cannot tell: ask another one.
     pub(super) fn elsewhere(&mut self, now: Mono, nonce: u64) {
         self.set_timer(nonce, now.plus_ms(ELSEWHERE_MS));

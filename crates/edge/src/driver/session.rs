@@ -15,6 +15,8 @@ use tollgate_core::reporter::Reporter;
 
 /// An unanswered opening is repeated, at another node, after this.
 const OPEN_AGAIN_MS: u64 = 1000;
+/// Pause before another node is asked because one could not answer.
+const ELSEWHERE_MS: u64 = 100;
 
 enum Phase {
     Opening {
@@ -91,15 +93,15 @@ impl Session {
         }
     }
 
-    /// The node that was asked cannot answer.
-    pub(super) fn handle_unable(&mut self, node: NodeId) {
+    /// The node that was asked cannot answer: ask another one soon.
+    pub(super) fn handle_unable(&mut self, now: Mono, node: NodeId) {
         if let Phase::Opening {
             asked: Some((to, at)),
             ..
         } = &mut self.phase
             && *to == node
         {
-            *at = Mono(0);
+            *at = Mono(now.0.saturating_sub(OPEN_AGAIN_MS - ELSEWHERE_MS));
         }
     }
 }
@@ -261,6 +263,12 @@ impl Driver {
         self.session.phase = Phase::Open { session, boot };
         if self.closing.is_none() {
             self.view.set_open(true);
+        }
+        for node in self.nodes.connected().collect::<Vec<_>>() {
+            // Ties the connections that stand to this boot; later ones begin with it.
+            let hello = self.introduction.borrow().hello();
+            self.nodes
+                .send(node, Stream::Control, EdgeMessage::Hello(hello));
         }
         self.keep_alive(now);
         tracing::info!(%session, %boot, resumed, "session open");

@@ -1,0 +1,10 @@
+//! The whole edge against nodes that speak the real protocol over real QUIC on loopback.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests, which clippy does not see as such"
+)]
+
+mod leases;
+mod sessions;
+mod world;

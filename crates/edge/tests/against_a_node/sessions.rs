@@ -1,0 +1,243 @@
+//! Sessions, reports, the journal, cuts, and the end.
+
+use crate::world::{DEADLINE, World, limit, ready, until};
+use std::time::Duration;
+use tollgate_core::account::Per;
+use tollgate_core::ids::NodeId;
+use tollgate_edge::{CheckRequest, Edge, Reason, SessionState};
+
+async fn allow(edge: &Edge, credential: &str, checks: usize) {
+    for _ in 0..checks {
+        let decision = edge.check_or_wait(&CheckRequest::new(credential)).await;
+        assert_eq!(decision.reason(), Reason::Ok, "{:?}", edge.status());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn use_is_settled_once_though_answers_are_lost_and_connections_cut() {
+    let world = World::with_nodes(2);
+    let key = world
+        .state()
+        .add_customer("acme", &[limit("daily", Per::Customer, 100_000)]);
+    let edge = world.edge("e").await;
+    world.state().lose_report_answers = true;
+    allow(&edge, &key, 10).await;
+    world
+        .until("reported", |state| state.asked.reports > 0)
+        .await;
+    world.state().cut();
+    until("connected again", || {
+        edge.status().nodes.iter().all(|node| node.connected)
+    })
+    .await;
+    allow(&edge, &key, 10).await;
+    world
+        .until("reported again", |state| state.asked.reports > 2)
+        .await;
+    world.state().lose_report_answers = false;
+    let left = edge.close(DEADLINE).await;
+    assert!(left.is_nothing(), "{left:?}");
+    assert_eq!(world.state().settled_and_with_edges(), (20, 0));
+    assert_eq!(world.state().used(), 20);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn held_units_are_spent_while_all_links_are_cut() {
+    let world = World::with_nodes(1);
+    let key = world
+        .state()
+        .add_customer("acme", &[limit("daily", Per::Customer, 100_000)]);
+    let edge = world.edge("e").await;
+    allow(&edge, &key, 40).await;
+    until("asked ahead", || edge.status().held >= 20).await;
+    world.state().mute(NodeId(1));
+    world.state().cut();
+    until("cut", || {
+        edge.status().nodes.iter().all(|node| !node.connected)
+    })
+    .await;
+    for _ in 0..20 {
+        assert_eq!(edge.check(&CheckRequest::new(&key)).reason(), Reason::Ok);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_with_a_journal_goes_on_with_the_session_and_bills_what_it_had_written() {
+    let world = World::with_nodes(1);
+    let key = world
+        .state()
+        .add_customer("acme", &[limit("daily", Per::Customer, 100_000)]);
+    let mut config = world.config("e");
+    config.journal = Some(world.journal());
+    let first = ready(config.clone()).await;
+    let SessionState::Open { session, boot } = first.status().session else {
+        panic!()
+    };
+    world.state().lose_report_answers = true;
+    allow(&first, &key, 7).await;
+    world.until("reported", |state| state.used() == 7).await;
+    // As after a crash: nothing is closed, the unacknowledged report is in the journal only.
+    drop(first);
+    world.state().lose_report_answers = false;
+    let second = loop {
+        match Edge::connect(config.clone()).await {
+            Ok(edge) => break edge,
+            // The lock goes with the task that stops.
+            Err(error) => assert!(error.to_string().contains("in use"), "{error}"),
+        }
+        tokio::task::yield_now().await;
+    };
+    assert!(second.ready(DEADLINE).await, "{:?}", second.status());
+    let SessionState::Open {
+        session: again,
+        boot: later,
+    } = second.status().session
+    else {
+        panic!()
+    };
+    assert_eq!(session, again);
+    assert!(later > boot);
+    allow(&second, &key, 3).await;
+    let left = second.close(DEADLINE).await;
+    assert!(left.is_nothing(), "{left:?}");
+    assert_eq!(world.state().used(), 10);
+    let (settled, _, excess) = world.state().sums();
+    assert_eq!((settled, excess), (10, 0));
+    let third = ready(config).await;
+    let SessionState::Open { session: new, .. } = third.status().session else {
+        panic!()
+    };
+    assert!(new > session, "a closed session is not gone on with");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_checkpoint_of_a_crashed_edge_becomes_its_next_report() {
+    let world = World::with_nodes(1);
+    let key = world
+        .state()
+        .add_customer("acme", &[limit("daily", Per::Customer, 100_000)]);
+    let mut config = world.config("e");
+    config.journal = Some(world.journal());
+    // Longer than this test: nothing is reported, so that only the checkpoint has the use.
+    config.report_spacing = Duration::from_secs(30);
+    let first = ready(config.clone()).await;
+    allow(&first, &key, 6).await;
+    let crashed = world.home.path().join("crashed");
+    until("checkpoint", || {
+        std::fs::copy(world.journal(), &crashed).unwrap();
+        let kept = tollgate_edge::internals::Journal::open(
+            &crashed,
+            &crate::world::name("c"),
+            &crate::world::name("e"),
+        );
+        let spent = kept.unwrap().kept().checkpoint.clone();
+        spent.is_some_and(|(_, spent, _)| spent.iter().map(|line| line.leased).sum::<u64>() == 6)
+    })
+    .await;
+    assert_eq!(world.state().asked.reports, 0);
+    // The process is gone with all it had in memory; its disk is what was copied.
+    config.journal = Some(crashed);
+    config.report_spacing = Duration::from_millis(100);
+    let second = ready(config).await;
+    world.until("settled", |state| state.used() == 6).await;
+    assert!(second.close(DEADLINE).await.reports == 0);
+    assert_eq!(world.state().sums().0, 6);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fenced_edge_without_a_journal_stops_and_says_why() {
+    let world = World::with_nodes(1);
+    let key = world
+        .state()
+        .add_customer("acme", &[limit("daily", Per::Customer, 1000)]);
+    let edge = world.edge("e").await;
+    allow(&edge, &key, 1).await;
+    let SessionState::Open { session, .. } = edge.status().session else {
+        panic!()
+    };
+    world.state().fence(session);
+    until("stopped", || {
+        matches!(edge.status().session, SessionState::Failed(_))
+    })
+    .await;
+    let SessionState::Failed(why) = edge.status().session else {
+        panic!()
+    };
+    assert!(
+        why.starts_with("fenced: another process opened session"),
+        "{why}"
+    );
+    assert_eq!(
+        edge.check(&CheckRequest::new(&key)).reason(),
+        Reason::Unavailable
+    );
+    assert!(!edge.status().ready);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fenced_edge_with_its_journal_opens_again_and_keeps_its_cells() {
+    let world = World::with_nodes(1);
+    let key = world
+        .state()
+        .add_customer("acme", &[limit("daily", Per::Customer, 1000)]);
+    let mut config = world.config("e");
+    config.journal = Some(world.journal());
+    let edge = ready(config).await;
+    allow(&edge, &key, 5).await;
+    let SessionState::Open { session, boot } = edge.status().session else {
+        panic!()
+    };
+    world.state().fence(session);
+    allow(&edge, &key, 5).await;
+    until(
+        "opened again",
+        || matches!(edge.status().session, SessionState::Open { boot: later, .. } if later > boot),
+    )
+    .await;
+    allow(&edge, &key, 5).await;
+    let left = edge.close(DEADLINE).await;
+    assert!(left.is_nothing(), "{left:?}");
+    assert_eq!(world.state().settled_and_with_edges(), (15, 0));
+    assert_eq!(world.state().used(), 15);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_view_nobody_confirms_is_not_trusted_for_ever() {
+    let world = World::with_nodes(1);
+    let key = world
+        .state()
+        .add_customer("acme", &[limit("daily", Per::Customer, 1000)]);
+    let mut config = world.config("e");
+    config.max_stale = Duration::from_secs(2);
+    config.cold_deadline = Duration::from_millis(10);
+    let edge = ready(config).await;
+    until("known", || {
+        edge.check(&CheckRequest::new(&key)).is_allowed()
+    })
+    .await;
+    world.state().mute(NodeId(1));
+    until("stale", || edge.status().stale_ms > Some(2000)).await;
+    assert_eq!(
+        edge.check(&CheckRequest::new(&key)).reason(),
+        Reason::Unavailable
+    );
+    assert!(edge.status().held > 0, "units were there");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_edge_of_another_cluster_and_a_wrong_node_are_told_so() {
+    let world = World::with_nodes(2);
+    let mut config = world.config("e");
+    config.cluster = crate::world::name("other");
+    let error = Edge::connect(config).await.err().unwrap().to_string();
+    assert!(
+        error.contains("`cluster` is `other`, but the certificate is for"),
+        "{error}"
+    );
+    let mut config = world.config("e");
+    config.nodes[0].address = config.nodes[1].address.clone();
+    let edge = Edge::connect(config).await.unwrap();
+    until("told", || edge.status().nodes[0].last_error.is_some()).await;
+    let error = edge.status().nodes[0].last_error.clone().unwrap();
+    assert!(error.contains("node-1.c.tollgate"), "{error}");
+}
