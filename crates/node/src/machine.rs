@@ -106,6 +106,15 @@ impl LedgerMachine {
         &self.audit_recent
     }
 
+    /// Number of the newest audit entry; 0 before the first.
+    #[must_use]
+    pub fn audit_head(&self) -> u64 {
+        match self.ledger.record(&RecordKey::Meta) {
+            Some(Record::Meta(meta)) => meta.audit_head.0,
+            _ => 0,
+        }
+    }
+
     /// The digest of the state after an entry, if it was applied by this process and not long ago.
     #[must_use]
     pub fn digest_at(&self, index: u64) -> Option<u128> {
@@ -215,6 +224,12 @@ impl Machine for LedgerMachine {
         self.digests.clear();
         Ok(())
     }
+}
+
+/// The audit entry in a stored record; `None` when it is none.
+#[must_use]
+pub fn decode_audit(content: &[u8]) -> Option<AuditEntry> {
+    codec::decode::<AuditEntry, RECORD_BUDGET>(content).ok()
 }
 
 fn decode_record((key, content): (Vec<u8>, Vec<u8>)) -> Result<(RecordKey, Record), RestoreError> {

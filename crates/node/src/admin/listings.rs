@@ -5,6 +5,7 @@
 use super::View;
 use super::changes::name;
 use super::problem::Refused;
+use crate::machine::decode_audit;
 use axum::Json;
 use axum::extract::{Query, State};
 use serde::Deserialize;
@@ -301,25 +302,36 @@ pub(super) struct AuditPage {
     limit: Option<usize>,
 }
 
-/// `GET /audit?after=N`: entries after number N.
+/// `GET /audit?after=N`: entries after number N, from the disk, and the newest from memory.
 pub(super) async fn audit(
     State(view): State<Arc<View>>,
     Query(query): Query<AuditPage>,
 ) -> Result<Json<Value>, Refused> {
-    let limit = Page {
+    let page = Page {
         limit: query.limit,
         ..Page::default()
+    };
+    let limit = page.limit()?;
+    let (store, after) = (view.store.clone(), query.after);
+    let stored = tokio::task::spawn_blocking(move || store.audit_after(after, limit)).await;
+    let stored = stored
+        .map_err(|error| Refused::internal(error.to_string()))?
+        .map_err(|error| Refused::internal(error.to_string()))?;
+    let damaged = || Refused::internal("a record of the audit log is none: see the node's log");
+    let mut entries = Vec::with_capacity(limit);
+    for content in &stored {
+        entries.push(decode_audit(content).ok_or_else(damaged)?);
     }
-    .limit()?;
     let ledger = view.ledger.read();
-    let recent = ledger.audit_recent();
-    let mut rows = recent.iter().filter(|entry| entry.seq > query.after);
-    let items: Vec<_> = rows.by_ref().take(limit).collect();
-    let next = rows
-        .next()
-        .and_then(|_| items.last().map(|entry| entry.seq));
-    let oldest = recent.front().map(|entry| entry.seq);
+    let last = entries.last().map_or(after, |entry| entry.seq);
+    let newer = ledger
+        .audit_recent()
+        .iter()
+        .filter(|entry| entry.seq > last);
+    entries.extend(newer.take(limit.saturating_sub(entries.len())).cloned());
+    let last = entries.last().map_or(after, |entry| entry.seq);
+    let more = last < ledger.audit_head();
     Ok(Json(
-        json!({ "entries": items, "next": next, "oldest_kept": oldest }),
+        json!({ "entries": entries, "next": more.then_some(last) }),
     ))
 }

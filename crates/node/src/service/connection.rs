@@ -1,8 +1,8 @@
 //! One connection of an edge: its three streams, its limits, and its end.
 
 use super::{
-    Bound, EDGES_MAX, HELLO_DEADLINE, OUTGOING_MAX, Service, Violation, WRITE_DEADLINE,
-    WRITTEN_AT_ONCE, control, count, lease, report,
+    Bound, EDGES_MAX, HELLO_DEADLINE, OUTGOING_MAX, REBIND_DEADLINE, Service, Violation,
+    WRITE_DEADLINE, WRITTEN_AT_ONCE, control, count, lease, report,
 };
 use crate::issuing::{Input, Outlet};
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tollgate_core::account::Name;
+use tollgate_core::ids::Boot;
 use tollgate_core::message::{EdgeMessage, NodeMessage};
 use tollgate_wire::codec;
 use tollgate_wire::frame::{Class, FrameReader, FrameWriter, PushError};
@@ -42,6 +43,24 @@ impl Contact {
             },
             _ => Err(Violation::Hello(format!(
                 "no boot was named within {HELLO_DEADLINE:?}: open a session or say Hello with a boot first"
+            ))),
+        }
+    }
+
+    /// The boot this connection serves, for a message that names `boot`: waits a little for a newer one, whose
+    /// `Hello` may come after it on another stream. `None` for a message of an older boot: nobody waits for it.
+    pub(super) async fn bound_for(&self, boot: Boot) -> Result<Option<Bound>, Violation> {
+        let known = self.bound().await?;
+        if boot <= known.boot {
+            return Ok((boot == known.boot).then_some(known));
+        }
+        let mut bound = self.bound.subscribe();
+        let newer = bound.wait_for(|bound| bound.is_some_and(|bound| bound.boot >= boot));
+        match tokio::time::timeout(REBIND_DEADLINE, newer).await {
+            Ok(Ok(bound)) => Ok(bound.filter(|bound| bound.boot == boot)),
+            _ => Err(Violation::Protocol(format!(
+                "a message of boot {boot} on the connection of boot {}: say Hello with a new boot first",
+                known.boot
             ))),
         }
     }

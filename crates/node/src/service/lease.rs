@@ -1,12 +1,11 @@
 //! The Lease stream: resolves, leases, and answers to recalls, handed to the issuer's task in their order.
 
+use super::Violation;
 use super::connection::{Contact, receive, write};
-use super::{Bound, Violation};
 use crate::clock;
 use crate::issuing::Input;
 use std::sync::Arc;
 use tokio::sync::mpsc;
-use tollgate_core::ids::Boot;
 use tollgate_core::message::{EdgeMessage, NodeMessage};
 use tollgate_wire::quic::Framed;
 
@@ -19,8 +18,7 @@ pub(super) async fn serve(
     let writing = write(writer, queue);
     let reading = async {
         while let Some(message) = receive(&mut reader).await? {
-            let bound = contact.bound().await?;
-            take(contact, bound, message).await?;
+            take(contact, message).await?;
         }
         Ok(())
     };
@@ -30,44 +28,33 @@ pub(super) async fn serve(
     }
 }
 
-async fn take(contact: &Contact, bound: Bound, message: EdgeMessage) -> Result<(), Violation> {
+async fn take(contact: &Contact, message: EdgeMessage) -> Result<(), Violation> {
     let service = &contact.service;
-    let input = match message {
-        EdgeMessage::Lease(lease) => {
-            own(bound, lease.boot)?;
-            Input::Lease(lease)
-        }
-        EdgeMessage::Held(held) => {
-            own(bound, held.boot)?;
-            Input::Held(held)
-        }
-        EdgeMessage::Resolve(resolve) => {
-            own(bound, resolve.boot)?;
-            Input::Resolve {
-                mac: service.pepper.mac(&resolve.secret_sha256),
-                confirmed: service.confirmation.age_ms(clock::mono()).is_some(),
-                outlet: contact.outlet.lease.clone(),
-                resolve,
-            }
-        }
+    let boot = match &message {
+        EdgeMessage::Lease(lease) => lease.boot,
+        EdgeMessage::Held(held) => held.boot,
+        EdgeMessage::Resolve(resolve) => resolve.boot,
         other => {
-            let found = super::control::name(&other);
+            let found = super::control::name(other);
             return Err(Violation::Protocol(format!(
                 "{found} on the Lease stream: expected Resolve, Lease or Held"
             )));
         }
     };
-    contact.tell(input).await;
-    Ok(())
-}
-
-/// A connection speaks for one boot only.
-fn own(bound: Bound, boot: Boot) -> Result<(), Violation> {
-    if boot == bound.boot {
+    if contact.bound_for(boot).await?.is_none() {
         return Ok(());
     }
-    Err(Violation::Protocol(format!(
-        "a message of boot {boot} on the connection of boot {}: each boot has its own connection",
-        bound.boot
-    )))
+    let input = match message {
+        EdgeMessage::Lease(lease) => Input::Lease(lease),
+        EdgeMessage::Held(held) => Input::Held(held),
+        EdgeMessage::Resolve(resolve) => Input::Resolve {
+            mac: service.pepper.mac(&resolve.secret_sha256),
+            confirmed: service.confirmation.age_ms(clock::mono()).is_some(),
+            outlet: contact.outlet.lease.clone(),
+            resolve,
+        },
+        _ => return Ok(()),
+    };
+    contact.tell(input).await;
+    Ok(())
 }

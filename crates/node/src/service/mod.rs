@@ -29,6 +29,9 @@ pub const PROTOCOL_VERSIONS: (u16, u16) = (1, 1);
 /// A connection that has said no `Hello`, or not whose boot it serves, for so long is closed.
 pub const HELLO_DEADLINE: Duration = Duration::from_secs(10);
 
+/// How long a message of a new boot may come before the `Hello` that names the boot, on another stream.
+pub const REBIND_DEADLINE: Duration = Duration::from_secs(2);
+
 /// Messages waiting to be written to one stream; what exceeds it is dropped and asked for again.
 pub const OUTGOING_MAX: usize = 1024;
 

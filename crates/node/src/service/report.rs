@@ -8,6 +8,7 @@ use super::{Bound, Violation, count};
 use crate::consensus::ProposeError;
 use std::sync::Arc;
 use tollgate_core::command::{CloseSession, Command, Reply, Report, ReportReply};
+use tollgate_core::ids::SessionId;
 use tollgate_core::message::{EdgeMessage, NodeMessage};
 use tollgate_wire::quic::Framed;
 
@@ -17,11 +18,10 @@ pub(super) async fn serve(contact: &Arc<Contact>, framed: Framed) -> Result<(), 
         mut reader,
     } = framed;
     while let Some(message) = receive(&mut reader).await? {
-        let bound = contact.bound().await?;
         let answer = match message {
-            EdgeMessage::Report(report) => settle(contact, bound, report).await?,
+            EdgeMessage::Report(report) => settle(contact, report).await?,
             EdgeMessage::CloseSession { last_seq } => {
-                let Bound { boot, session } = bound;
+                let Bound { boot, session } = contact.bound().await?;
                 let close = CloseSession {
                     session,
                     boot,
@@ -52,11 +52,19 @@ pub(super) async fn serve(contact: &Arc<Contact>, framed: Framed) -> Result<(), 
     Ok(())
 }
 
-async fn settle(contact: &Contact, bound: Bound, report: Report) -> Result<NodeMessage, Violation> {
-    if (report.session, report.boot) != (bound.session, bound.boot) {
+async fn settle(contact: &Contact, report: Report) -> Result<NodeMessage, Violation> {
+    let Some(bound) = contact.bound_for(report.boot).await? else {
+        // What the ledger would say.
+        return Ok(NodeMessage::Report {
+            seq: report.seq,
+            reply: ReportReply::Fenced,
+        });
+    };
+    // A boot that was fenced before its connection was made has no session known here.
+    if report.session != bound.session && bound.session != SessionId(0) {
         return Err(Violation::Protocol(format!(
-            "a report of session {} boot {} on the connection of session {} boot {}",
-            report.session, report.boot, bound.session, bound.boot
+            "a report of session {} on the connection of session {}",
+            report.session, bound.session
         )));
     }
     let seq = report.seq;

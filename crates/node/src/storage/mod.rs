@@ -12,6 +12,7 @@
 //!                                                     tree state: changed records + checkpoint, one step
 //! ```
 
+mod audit;
 mod checkpoint;
 mod fault;
 mod flusher;

@@ -118,6 +118,12 @@ async fn what_was_acknowledged_is_there_after_every_node_was_stopped() {
         cluster.get("/admin/v1/licenses").await["licenses"][0]["id"],
         json!("acme-free")
     );
+    let audit = cluster.get("/admin/v1/audit?after=1&limit=1").await;
+    assert_eq!(
+        (&audit["entries"][0]["seq"], &audit["next"]),
+        (&json!(2), &json!(2)),
+        "{audit}"
+    );
     eventually("all replicas have one digest", || async {
         let [one, two, three] = [
             cluster.status(1).await,
