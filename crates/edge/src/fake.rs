@@ -4,9 +4,11 @@
 //! stands still until the test moves it. Refuses to talk to anybody: what it was not given is refused.
 
 use crate::cell::EdgeCell;
+use crate::counts::CheckCounts;
 use crate::credential::HashKeys;
 use crate::decision::{CheckRequest, Decision, Reason};
 use crate::principal::{Parts, Principal};
+use crate::status::{SessionState, Status, TrafficCounts};
 use crate::view::{Denial, Mode, View};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,7 +17,7 @@ use tollgate_core::account::{
     AccountId, AccountParts, Environment, Name, NameError, Subject, Window,
 };
 use tollgate_core::credential::{RANDOM_BYTES, compose};
-use tollgate_core::ids::{Incarnation, Revision, Slot, Units};
+use tollgate_core::ids::{Boot, Incarnation, Revision, SessionId, Slot, Units};
 use tollgate_core::lessee::{Cell, Refusal};
 use tollgate_core::message::{LeaseState, Principal as Who, PrincipalLimit};
 use tollgate_core::time::Mono;
@@ -147,6 +149,35 @@ impl FakeEdge {
     /// As [`Edge::check_or_wait`](crate::Edge::check_or_wait); nothing comes by waiting here.
     pub async fn check_or_wait(&self, request: &CheckRequest<'_>) -> Decision {
         self.check(request)
+    }
+
+    /// As [`Edge::status`](crate::Edge::status): a fake is always ready.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let now = Mono(self.now_ms.load(Ordering::Relaxed));
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = state.accounts.values().map(|cell| cell.free());
+        Status {
+            session: SessionState::Open {
+                session: SessionId(1),
+                boot: Boot(1),
+            },
+            nodes: Vec::new(),
+            revision: self.view.revision(),
+            stale_ms: self.view.stale_ms(now),
+            ready: self.view.is_ready(now),
+            principals: self.view.principals(),
+            accounts: state.accounts.len(),
+            held: free.fold(0, Units::saturating_add),
+            unacknowledged: 0,
+            traffic: TrafficCounts::default(),
+        }
+    }
+
+    /// As [`Edge::check_counts`](crate::Edge::check_counts).
+    #[must_use]
+    pub fn check_counts(&self) -> CheckCounts {
+        self.view.counts.totals()
     }
 
     /// As [`Edge::peek`](crate::Edge::peek).

@@ -14,6 +14,7 @@
 //! Read [`Edge`] first, then `view.rs`, then `driver/mod.rs`.
 
 mod cell;
+mod checks;
 mod clock;
 mod config;
 mod counts;
@@ -30,6 +31,7 @@ mod sources;
 mod status;
 mod view;
 
+pub use checks::Checks;
 pub use config::{ConfigError, EdgeConfig, NODES_MAX, NodeConfig, TlsConfig};
 pub use counts::CheckCounts;
 pub use decision::{
