@@ -287,3 +287,39 @@ async fn a_damaged_or_foreign_snapshot_replaces_nothing() {
     }
     assert_eq!(toy.read().unwrap().cells, expected(10).cells);
 }
+
+/// Run it where `FULL_DISK` is a folder of an empty file system of about 48 MiB, for example
+/// `mount -t tmpfs -o size=48m none /mnt/small && FULL_DISK=/mnt/small cargo test -p tollgate-node --test storage -- --ignored`.
+#[tokio::test]
+#[ignore = "needs a small file system of its own, named by FULL_DISK"]
+async fn a_full_disk_stops_the_node_and_the_ballast_lets_it_start_again() {
+    let dir = std::path::PathBuf::from(std::env::var("FULL_DISK").unwrap()).join("data");
+    let config = tollgate_node::storage::StoreConfig::new(&dir, toy::identity(1));
+    let mut acknowledged = 0;
+    {
+        let store = tollgate_node::storage::Store::open(&config, Toy::shared()).unwrap();
+        assert!(dir.join("ballast").is_file());
+        let (mut log, _) = store.halves();
+        let error = loop {
+            let written = append(&mut log, vec![entry(acknowledged, "k", &[7; 30_000])]).await;
+            match written {
+                Ok(()) => acknowledged += 1,
+                Err(error) => break error.to_string(),
+            }
+            assert!(acknowledged < 10_000, "the disk is not small");
+        };
+        assert!(error.contains("No space left"), "{error}");
+        // Nothing is acknowledged after that, whatever becomes free.
+        append(&mut log, vec![entry(acknowledged + 1, "k", b"v")])
+            .await
+            .unwrap_err();
+    }
+    let store = tollgate_node::storage::Store::open(&config, Toy::shared()).unwrap();
+    let (mut log, _) = store.halves();
+    let found = log.try_get_log_entries(..).await.unwrap().len() as u64;
+    assert!(found >= acknowledged, "{found} of {acknowledged}");
+    assert!(
+        !dir.join("ballast").is_file(),
+        "the ballast made room for the start"
+    );
+}
