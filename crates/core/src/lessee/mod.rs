@@ -171,8 +171,10 @@ impl<C: Cell> Lessee<C> {
             let Some(epoch) = route.map(|route| route.epoch) else {
                 return;
             };
-            self.last_lease_no = self.last_lease_no.next();
-            row.bind_new(self.last_lease_no, epoch);
+            if !row.bind_resolved(epoch) {
+                self.last_lease_no = self.last_lease_no.next();
+                row.bind_new(self.last_lease_no, epoch);
+            }
         }
         if row.want(now, need) {
             self.unsent.insert(account.clone());

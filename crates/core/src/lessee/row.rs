@@ -171,6 +171,17 @@ impl<C: Cell> Row<C> {
         }
     }
 
+    /// Begins the opening that a `Resolve` may have begun at the issuer, whose answer did not come or came
+    /// from another node: under another number, what it granted would be lost. Answers whether there is one.
+    pub(super) fn bind_resolved(&mut self, epoch: Epoch) -> bool {
+        let Some(lease_no) = self.resolved else {
+            return false;
+        };
+        self.bind_new(lease_no, epoch);
+        self.carried = 0;
+        true
+    }
+
     /// Whether an answer belongs to this opening. A row without any answer yet binds to the number of the
     /// `Resolve` that opened it at the issuer, whether or not it drew one of its own meanwhile.
     pub(super) fn takes(&mut self, now: Mono, epoch: Epoch, lease_no: LeaseNo) -> bool {
