@@ -6,9 +6,9 @@ use tollgate_jepsen::sim::campaign::sweep;
 #[test]
 fn the_same_seed_gives_the_same_trace() {
     for seed in [1, 2, 3] {
-        let (first, second) = (sim::run(seed, false), sim::run(seed, true));
+        let (first, second) = (sim::run(seed, 0), sim::run(seed, 100));
         assert_eq!(first.trace, second.trace, "seed {seed}");
-        assert_ne!(first.trace, sim::run(seed + 100, false).trace);
+        assert_ne!(first.trace, sim::run(seed + 100, 0).trace);
     }
 }
 

@@ -8,7 +8,7 @@ use tollgate_jepsen::sim::{Run, run};
 
 const USAGE: &str = "\
 usage: sim run [--seeds N] [--from N]            run seeds; none may break a promise
-       sim seed N                                run one seed twice and tell what led to a violation
+       sim seed N [--lines N]                    run one seed twice and tell what led to a violation
        sim planted [NAME] [--seeds N] [--ranges N]  prove that each planted fault is caught
                                                  (compiled with --features planted)";
 
@@ -31,10 +31,13 @@ fn execute(args: &[String]) -> Result<bool, String> {
             let [seeds, from] = options(rest, [("--seeds", 1000), ("--from", 1)])?.0;
             Ok(sweep_seeds(from, seeds))
         }
-        "seed" => match rest {
-            [seed] => Ok(tell_seed(number(seed)?)),
-            _ => Err("`seed` takes one number".to_owned()),
-        },
+        "seed" => {
+            let ([lines], seeds) = options(rest, [("--lines", 150)])?;
+            match seeds.as_slice() {
+                [seed] => Ok(tell_seed(number(seed)?, lines)),
+                _ => Err("`seed` takes one number".to_owned()),
+            }
+        }
         "planted" => {
             let ([seeds, ranges], names) = options(rest, [("--seeds", 3000), ("--ranges", 5)])?;
             hunt_all(seeds, ranges, &names)
@@ -98,8 +101,9 @@ fn replay(run: &Run) -> String {
     )
 }
 
-fn tell_seed(seed: u64) -> bool {
-    let (first, second) = (run(seed, true), run(seed, false));
+fn tell_seed(seed: u64, lines: u64) -> bool {
+    let lines = usize::try_from(lines).unwrap_or(usize::MAX).max(1);
+    let (first, second) = (run(seed, lines), run(seed, 0));
     println!("{}", first.scenario);
     if let Some(broken) = &first.broken {
         for line in &broken.story {

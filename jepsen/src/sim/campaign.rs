@@ -23,7 +23,7 @@ pub struct Sweep {
 pub fn sweep(from: u64, seeds: u64, mut seen: impl FnMut(&Run)) -> Sweep {
     let mut sweep = Sweep::default();
     for seed in from..from.saturating_add(seeds) {
-        let run = run(seed, false);
+        let run = run(seed, 0);
         sweep.seeds += 1;
         sweep.virtual_ms += run.virtual_ms;
         sweep.checks += run.checks;
@@ -88,7 +88,7 @@ pub fn hunt(fault: &'static str, ranges: u64, most: u64) -> Caught {
 
 fn broken_check(seed: u64) -> Option<&'static str> {
     // A fault may also trip an assertion of the core: that is being caught, too.
-    match catch_unwind(AssertUnwindSafe(|| run(seed, false))) {
+    match catch_unwind(AssertUnwindSafe(|| run(seed, 0))) {
         Ok(run) => run.broken.map(|Broken { check, .. }| check),
         Err(_) => Some("assertion in the core"),
     }

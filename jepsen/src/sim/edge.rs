@@ -405,9 +405,16 @@ impl World {
         let owner = lessee.route(slot).and_then(|route| route.owner);
         let owner = owner.and_then(|(id, _)| usize::try_from(id.0 - 1).ok());
         // First the issuer, then whoever answers.
-        let node = match owner {
-            Some(owner) if resolving.tries % 2 == 0 => owner,
-            _ => resolving.tries % nodes,
+        let linked = |node: &usize| edge.links[*node].boot.is_some();
+        let tried = (0..nodes)
+            .map(|at| (resolving.tries + at) % nodes)
+            .find(linked);
+        let node = match owner
+            .filter(|owner| linked(owner) && resolving.tries % 2 == 0)
+            .or(tried)
+        {
+            Some(node) => node,
+            None => return,
         };
         resolving.tries += 1;
         resolving.sent_at = now;

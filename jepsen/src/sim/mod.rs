@@ -58,15 +58,13 @@ pub struct Broken {
     pub story: Vec<String>,
 }
 
-/// Lines of the story shown with a violation.
-const STORY_LINES: usize = 150;
-
-/// Runs one seed; with `story`, what led to a violation is kept in readable lines.
+/// Runs one seed. Of what led to a violation the last `lines` lines are told; with 0 nothing is kept,
+/// which is faster.
 #[must_use]
-pub fn run(seed: u64, story: bool) -> Run {
+pub fn run(seed: u64, lines: usize) -> Run {
     let scenario = Scenario::draw(seed);
     let words = format!("{scenario:?}");
-    let mut world = World::new(scenario, story);
+    let mut world = World::new(scenario, lines > 0);
     let violation = world.run();
     let broken = violation.map(|violation| {
         let customer = violation
@@ -79,7 +77,7 @@ pub fn run(seed: u64, story: bool) -> Run {
         Broken {
             check: violation.check,
             text: format!("{at}{}", violation.text),
-            story: world.story.about(customer.as_deref(), STORY_LINES),
+            story: world.story.about(customer.as_deref(), lines),
         }
     });
     Run {
