@@ -466,36 +466,47 @@ fn replicas_agree(evidence: &Evidence) -> Finding {
 
 /// Service after every repair.
 fn service_returns(evidence: &Evidence) -> Finding {
-    let mut finding =
-        Finding::new("service again <= 5 s after the last start that restores a majority");
-    let mut times = Vec::new();
+    let mut finding = Finding::new(
+        "service again <= 5 s after the start that restores a majority, and after any other repair",
+    );
+    let mut times: BTreeMap<bool, Vec<u64>> = BTreeMap::new();
     for recovery in &evidence.recoveries {
-        match recovery.took_us {
-            Some(took) if took <= RECOVERY_US_MAX => times.push(took),
-            Some(took) => {
-                times.push(took);
-                finding.violation(format!(
-                    "round {}: {} ms from {}",
-                    recovery.round,
-                    took / 1_000,
-                    recovery.from
-                ));
-            }
-            None => finding.violation(format!(
+        let Some(took) = recovery.took_us else {
+            finding.violation(format!(
                 "round {}: no service from {} until the runner gave up",
                 recovery.round, recovery.from
-            )),
+            ));
+            continue;
+        };
+        times.entry(recovery.majority_lost).or_default().push(took);
+        if took > RECOVERY_US_MAX {
+            finding.violation(format!(
+                "round {}: {} ms from {}",
+                recovery.round,
+                took / 1_000,
+                recovery.from
+            ));
         }
     }
-    times.sort_unstable();
-    finding.measured = match (times.get(times.len() / 2), times.last()) {
-        (Some(median), Some(worst)) => format!(
-            "{} repairs: median {} ms, worst {} ms",
+    let summary = |(majority_lost, mut times): (bool, Vec<u64>)| {
+        times.sort_unstable();
+        format!(
+            "{} {}: median {} ms, worst {} ms",
             times.len(),
-            median / 1_000,
-            worst / 1_000
-        ),
-        _ => "no repair was measured".to_owned(),
+            if majority_lost {
+                "after a lost majority"
+            } else {
+                "others"
+            },
+            times.get(times.len() / 2).copied().unwrap_or(0) / 1_000,
+            times.last().copied().unwrap_or(0) / 1_000
+        )
+    };
+    let summaries: Vec<String> = times.into_iter().rev().map(summary).collect();
+    finding.measured = if summaries.is_empty() {
+        "no repair was measured".to_owned()
+    } else {
+        summaries.join("; ")
     };
     finding
 }

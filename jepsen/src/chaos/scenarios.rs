@@ -120,9 +120,11 @@ async fn take_over(run: &mut Run, role: Target, round: u64) -> Result<Option<u64
         .push(recovery(format!("the kill of node-{node}"), from_us, took));
     run.cluster.start_node(node)?;
     let from_us = run.nemesis.did(format!("node-{node} started"));
-    until("the restarted node issues slots", || async {
+    // It issues nothing until another node dies: slots are not moved without need. But it must vote and apply again.
+    until("the restarted node has caught up", || async {
         let leader = run.cluster.leader().await?;
-        (leader.slots.get(&node).copied().unwrap_or(0) > 0).then_some(())
+        let returned = run.cluster.standing(node).await?;
+        (returned.ledger_index >= leader.ledger_index).then_some(())
     })
     .await?;
     let subjects = run.nemesis.fresh(PROBE_CUSTOMERS);

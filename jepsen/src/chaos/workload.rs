@@ -69,7 +69,7 @@ pub struct Workload {
 const GROUPS: [(&str, usize, u64, u64); 6] = [
     ("tiny", 40, 3, 8),
     ("small", 20, 50, 12),
-    ("medium", 20, 2_000, 30),
+    ("medium", 20, 500, 30),
     ("ample", 20, 200_000, 40),
     ("raised", 10, 20, 6),
     ("revoked", 60, 100_000, 4),
