@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::steps::{Step, Success};
+use crate::steps::{CHAOS, Step, Success};
 
 /// How a step went.
 #[derive(Debug)]
@@ -95,11 +95,12 @@ pub(crate) fn run(step: &Step, extra: &[String], shown: &mut dyn Write) -> Outco
 fn arguments(step: &Step, extra: &[String]) -> Vec<String> {
     let dashes = step.args.iter().position(|arg| *arg == "--");
     let (own, after) = step.args.split_at(dashes.unwrap_or(step.args.len()));
-    // Cargo lets `--workspace` win over `-p`, which nobody who adds `-p` means.
+    // Cargo lets `--workspace` win over `-p`, which nobody who adds `-p` means; and it refuses a feature of a package
+    // that is not among those named.
     let names_package = extra.iter().any(|arg| arg == "-p" || arg == "--package");
     let own = own
         .iter()
-        .filter(|arg| !(names_package && **arg == "--workspace"));
+        .filter(|arg| !(names_package && ["--workspace", "--features", CHAOS].contains(*arg)));
     own.map(|arg| (*arg).to_owned())
         .chain(extra.iter().cloned())
         .chain(after.iter().map(|arg| (*arg).to_owned()))
@@ -247,7 +248,15 @@ mod tests {
     #[test]
     fn further_arguments_go_in_front_of_the_dashes() {
         let step = Step {
-            args: &["clippy", "--workspace", "--", "-D", "warnings"],
+            args: &[
+                "clippy",
+                "--workspace",
+                "--features",
+                CHAOS,
+                "--",
+                "-D",
+                "warnings",
+            ],
             ..SHELL
         };
         let with = |extra: &[&str]| {
@@ -256,7 +265,7 @@ mod tests {
         };
         assert_eq!(
             with(&["--tests"]),
-            "clippy --workspace --tests -- -D warnings"
+            "clippy --workspace --features tollgate-jepsen/chaos --tests -- -D warnings"
         );
         assert_eq!(with(&["-p", "x"]), "clippy -p x -- -D warnings");
         assert_eq!(arguments(&SHELL, &["true".into()]), ["-c", "true"]);

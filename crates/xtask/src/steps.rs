@@ -28,6 +28,9 @@ pub(crate) enum Success {
     RanTests,
 }
 
+/// The runner on real processes sees the whole product; without this, the simulator is built without it.
+pub(crate) const CHAOS: &str = "tollgate-jepsen/chaos";
+
 const CARGO: Step = Step {
     name: "",
     shows: "",
@@ -58,6 +61,8 @@ pub(crate) const CI: &[Step] = &[
             "clippy",
             "--workspace",
             "--all-targets",
+            "--features",
+            CHAOS,
             "--",
             "-D",
             "warnings",
@@ -83,7 +88,7 @@ pub(crate) const CI: &[Step] = &[
     Step {
         name: "test",
         shows: "all tests, the crate arrows among them",
-        args: &["test", "--workspace", "--no-fail-fast"],
+        args: &["test", "--workspace", "--features", CHAOS, "--no-fail-fast"],
         success: Success::RanTests,
         ..CARGO
     },
@@ -104,6 +109,31 @@ pub(crate) const CI: &[Step] = &[
             ("CARGO_TARGET_DIR", "target-loom"),
         ],
         success: Success::RanTests,
+        ..CARGO
+    },
+    Step {
+        name: "build",
+        shows: "the binary, as it is shipped and as chaos runs it",
+        args: &["build", "--release"],
+        ..CARGO
+    },
+    Step {
+        name: "chaos",
+        shows: "15 kills -9 and cut links on real processes break no promise; full size: 200 kills",
+        args: &[
+            "run",
+            "--release",
+            "-p",
+            "tollgate-jepsen",
+            "--features",
+            "chaos",
+            "--bin",
+            "chaos",
+            "--",
+            "run",
+            "--kills",
+            "15",
+        ],
         ..CARGO
     },
 ];
