@@ -19,4 +19,5 @@ pub mod presence;
 pub mod raft;
 pub mod server;
 pub mod service;
+mod starting;
 pub mod storage;

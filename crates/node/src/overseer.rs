@@ -22,6 +22,8 @@ use tollgate_wire::codec;
 
 /// How often the leader looks around.
 pub const LOOK_INTERVAL: Duration = Duration::from_millis(25);
+/// How long the answers to what a look brought are waited for.
+pub const ROUND_DEADLINE: Duration = Duration::from_millis(500);
 /// How often ledger time is moved on when nothing else does it, in ms.
 pub const TICK_MS: u64 = 60_000;
 /// How long one point of agreement stands, in ms.

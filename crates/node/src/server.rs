@@ -5,41 +5,34 @@
 //! ```
 //! Other nodes are answered as soon as Raft runs; edges once this start has its boot. A stop goes backwards: edges
 //! are told, pools are returned, leadership is handed over, the store writes a last checkpoint. Next:
-//! [`crate::service`] for edges, [`crate::admin`] for people.
+//! [`crate::starting`] for what happens between the ports and the first edge, then [`crate::service`] for edges
+//! and [`crate::admin`] for people.
 
 use crate::admin::{self, AdminListener};
 use crate::config::{ConfigError, ServerConfig};
-use crate::confirm::{self, Confirmation};
-use crate::consensus::{Consensus, OnConfirm, Proposer};
+use crate::consensus::{Consensus, Proposer};
 use crate::fatal::{Fatal, Stop};
-use crate::issuing::{self, IssuerCounts, Issuing};
-use crate::joining::{self, Joining};
 use crate::machine::SharedLedger;
 use crate::overseer::Overseer;
 use crate::pepper::{Pepper, PepperError};
 use crate::raft::quic::Peers;
 use crate::raft::{Hooks, RaftNode, StartError};
-use crate::service::notices::{self, Notice};
-use crate::service::{Service, ServiceCounts, connection};
+use crate::service::Service;
+use crate::starting::{Door, Starting};
 use crate::storage::{Store, StoreError};
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tollgate_core::account::{Name, NameError};
-use tollgate_core::command::{Command, OpenNode, OpenNodeReply, Reply};
-use tollgate_core::ids::{Boot, Incarnation, NodeId, Nonce};
+use tollgate_core::ids::{Boot, Incarnation, NodeId};
 use tollgate_wire::identity::{PeerIdentity, Role};
-use tollgate_wire::quic::{CloseCode, Connection, Endpoint, ListenError, Protocol};
+use tollgate_wire::quic::{Endpoint, ListenError, Protocol};
 use tollgate_wire::tls::{Tls, TlsError};
 
 /// The life of the data a new cluster begins with; a restore begins another.
 pub const FIRST_INCARNATION: Incarnation = Incarnation(1);
-
-/// Pause before a start that has no boot yet asks for one again.
-const OPEN_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long a stop waits for a part of the node before it goes on without it.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
@@ -164,103 +157,57 @@ impl Server {
         let pepper = Pepper::load(&config.pepper.file)?;
         let tls = Tls::load(config.tls_files(), Role::Node)?;
         check_identity(&config, &tls)?;
-        let admin = AdminListener::bind("listen.admin", config.listen.admin).await?;
-        let metrics = match config.listen.metrics {
-            Some(address) => Some(AdminListener::bind("listen.metrics", address).await?),
-            None => None,
-        };
-        let endpoint = Endpoint::listen(config.listen.quic, &tls, &Protocol::ALL)?;
-        let quic = endpoint.local_addr().map_err(|source| ServerError::Tcp {
-            field: "listen.quic",
-            address: config.listen.quic,
-            source,
-        })?;
-
+        let doors = Doors::open(&config, &tls).await?;
         let ledger = SharedLedger::new(FIRST_INCARNATION);
         let store = open_store(&config, &ledger).await?;
         let fatal = Fatal::default();
         let overseer = Arc::new(Overseer::new(node, ledger.clone(), fatal.clone()));
-        let (clock, asked) = (overseer.clone(), overseer.clone());
-        let hooks = Hooks {
-            time: Arc::new(move || clock.ledger_time()),
-            on_confirm: Arc::new(move |from, question| asked.handle_question(from, question)),
-        };
-        let peers = Arc::new(Peers::new(endpoint.clone()));
-        let settings = config.raft_settings();
-        let raft = RaftNode::start(
-            &config.cluster,
-            node.0,
-            store.clone(),
-            peers,
-            &settings,
-            hooks,
-        )
-        .await?;
+        let raft = start_raft(&config, store.clone(), &doors.endpoint, &overseer).await?;
         let consensus: Arc<dyn Consensus> = Arc::new(raft.clone());
-        let proposer = Proposer::new(consensus.clone());
-
         let (serve, serving) = watch::channel(None);
-        let (admit, admitted) = watch::channel(false);
-        let door = Door {
-            raft: raft.clone(),
-            serving: serving.clone(),
-            admitted,
-            on_question: joining::on_question(ledger.clone(), consensus.standing()),
-        };
-        let mut parts = JoinSet::new();
-        parts.spawn(accept(endpoint.clone(), door, fatal.clone()));
-        parts.spawn(report_fatal(raft.clone(), fatal.clone()));
-        parts.spawn(overseer.run(consensus.clone(), proposer.clone()));
-        let issuer_counts = Arc::new(IssuerCounts::default());
-        let view = admin::View {
-            cluster: cluster.clone(),
+        let view = Arc::new(admin::View {
+            cluster,
             node,
-            ledger: ledger.clone(),
-            consensus: consensus.clone(),
-            proposer: proposer.clone(),
-            pepper: pepper.clone(),
+            ledger,
+            proposer: Proposer::new(consensus.clone()),
+            consensus,
+            pepper,
             serving: serving.clone(),
-            issuer_counts: issuer_counts.clone(),
+            issuer_counts: Arc::default(),
             store: store.clone(),
             data_dir: config.data_dir.clone(),
             members: config
                 .members
                 .iter()
-                .map(|m| (NodeId(m.node), m.quic.clone()))
+                .map(|m| (m.node, m.quic.clone()))
                 .collect(),
-        };
-        let view = Arc::new(view);
+        });
+        let Doors {
+            endpoint,
+            quic,
+            admin,
+            metrics,
+        } = doors;
         let (admin_address, metrics_address) = (
             admin.address,
             metrics.as_ref().map(|metrics| metrics.address),
         );
-        parts.spawn(admin::serve(
-            admin,
-            tls.clone(),
-            view.clone(),
-            fatal.clone(),
-        ));
+        let (admit, admitted) = watch::channel(false);
+        let door = Door::new(&view, raft.clone(), admitted);
+        let mut parts = JoinSet::new();
+        parts.spawn(door.accept(endpoint.clone(), fatal.clone()));
+        parts.spawn(report_fatal(raft.clone(), fatal.clone()));
+        parts.spawn(overseer.run(view.consensus.clone(), view.proposer.clone()));
+        parts.spawn(admin::serve(admin, tls, view.clone(), fatal.clone()));
         if let Some(metrics) = metrics {
-            parts.spawn(admin::serve_metrics(metrics, view, fatal.clone()));
+            parts.spawn(admin::serve_metrics(metrics, view.clone(), fatal.clone()));
         }
         let starting = Starting {
-            cluster,
-            node,
-            starts: store.starts(),
-            members: config
-                .members
-                .iter()
-                .map(|m| (m.node, m.quic.clone()))
-                .collect(),
-            ledger,
-            consensus,
-            proposer,
-            pepper,
-            issuer_counts,
-            fatal: fatal.clone(),
+            view,
             raft: raft.clone(),
             endpoint: endpoint.clone(),
             admit,
+            fatal: fatal.clone(),
         };
         let issuing = tokio::spawn(starting.run(serve));
         tracing::info!(%node, %quic, admin = %admin_address, "the node listens");
@@ -404,6 +351,51 @@ async fn open_store(
     }
 }
 
+/// The ports of a node, taken before anything else is touched.
+struct Doors {
+    endpoint: Endpoint,
+    quic: SocketAddr,
+    admin: AdminListener,
+    metrics: Option<AdminListener>,
+}
+
+impl Doors {
+    async fn open(config: &ServerConfig, tls: &Tls) -> Result<Self, ServerError> {
+        let admin = AdminListener::bind("listen.admin", config.listen.admin).await?;
+        let metrics = match config.listen.metrics {
+            Some(address) => Some(AdminListener::bind("listen.metrics", address).await?),
+            None => None,
+        };
+        let address = config.listen.quic;
+        let endpoint = Endpoint::listen(address, tls, &Protocol::ALL)?;
+        let quic = endpoint
+            .local_addr()
+            .map_err(|source| ListenError { address, source })?;
+        Ok(Self {
+            endpoint,
+            quic,
+            admin,
+            metrics,
+        })
+    }
+}
+
+async fn start_raft(
+    config: &ServerConfig,
+    store: Arc<Store>,
+    endpoint: &Endpoint,
+    overseer: &Arc<Overseer>,
+) -> Result<RaftNode, StartError> {
+    let (clock, asked) = (overseer.clone(), overseer.clone());
+    let hooks = Hooks {
+        time: Arc::new(move || clock.ledger_time()),
+        on_confirm: Arc::new(move |from, question| asked.handle_question(from, question)),
+    };
+    let peers = Arc::new(Peers::new(endpoint.clone()));
+    let settings = config.raft_settings();
+    RaftNode::start(&config.cluster, config.node, store, peers, &settings, hooks).await
+}
+
 async fn report_fatal(raft: RaftNode, fatal: Fatal) {
     let mut reason = raft.fatal();
     tokio::select! {
@@ -413,183 +405,5 @@ async fn report_fatal(raft: RaftNode, fatal: Fatal) {
             }
         }
         () = fatal.stopping() => {}
-    }
-}
-
-/// What a connection meets.
-#[derive(Clone)]
-struct Door {
-    raft: RaftNode,
-    serving: Serving,
-    /// Turns once this node may take part in Raft.
-    admitted: watch::Receiver<bool>,
-    on_question: OnConfirm,
-}
-
-/// Takes connections of nodes and edges until the endpoint closes.
-async fn accept(endpoint: Endpoint, door: Door, fatal: Fatal) {
-    // Ends with the node: connections are its tasks.
-    let mut connections = JoinSet::new();
-    loop {
-        tokio::select! {
-            incoming = endpoint.accept() => {
-                let Some(incoming) = incoming else { break };
-                let door = door.clone();
-                connections.spawn(async move {
-                    match incoming.establish().await {
-                        Ok(connection) => door.serve(connection).await,
-                        Err(error) => tracing::info!(%error, "a connection was refused"),
-                    }
-                });
-            }
-            Some(ended) = connections.join_next(), if !connections.is_empty() => {
-                if let Err(error) = ended
-                    && error.is_panic()
-                {
-                    fatal.report(format!("a connection's task failed: {error}"));
-                }
-            }
-        }
-    }
-}
-
-impl Door {
-    async fn serve(self, connection: Connection) {
-        match connection.protocol() {
-            Protocol::Raft => {
-                joining::answer_only(&connection, &self.on_question, self.admitted).await;
-                self.raft
-                    .inbound()
-                    .serve_answering(connection, Some(self.on_question))
-                    .await;
-            }
-            Protocol::Edge => {
-                let service = self.serving.borrow().clone();
-                match service {
-                    Some(service) => connection::serve(service, connection).await,
-                    None => connection.close(CloseCode::Done, "the node is starting: ask another"),
-                }
-            }
-        }
-    }
-}
-
-/// A start that has no boot yet.
-struct Starting {
-    cluster: Name,
-    node: NodeId,
-    starts: u64,
-    members: BTreeMap<u64, String>,
-    ledger: SharedLedger,
-    consensus: Arc<dyn Consensus>,
-    proposer: Proposer,
-    pepper: Pepper,
-    issuer_counts: Arc<IssuerCounts>,
-    fatal: Fatal,
-    raft: RaftNode,
-    endpoint: Endpoint,
-    admit: watch::Sender<bool>,
-}
-
-impl Starting {
-    /// Gets a boot, then serves as issuer until the node stops.
-    async fn run(self, serve: watch::Sender<Option<Arc<Service>>>) {
-        let started = tokio::select! {
-            started = self.take_part() => started,
-            () = self.fatal.stopping() => return,
-        };
-        let boot = match started {
-            Ok(boot) => boot,
-            Err(words) => {
-                self.fatal.report(words);
-                return;
-            }
-        };
-        tracing::info!(node = %self.node, %boot, "this start is numbered");
-        let confirmation = Confirmation::new(self.consensus.applied());
-        let (notice_sender, notices) = watch::channel(Notice::of(&self.ledger));
-        let mut parts = JoinSet::new();
-        parts.spawn(notices::run(
-            notice_sender,
-            self.ledger.clone(),
-            self.consensus.clone(),
-            self.fatal.clone(),
-        ));
-        parts.spawn(confirm::run(
-            confirmation.clone(),
-            self.consensus.clone(),
-            self.ledger.clone(),
-            boot,
-            self.fatal.clone(),
-        ));
-        let (issuer, inputs) = issuing::queue();
-        let task = Issuing::new(
-            (self.node, boot),
-            self.ledger.clone(),
-            self.proposer.clone(),
-            issuer.clone(),
-            self.issuer_counts,
-        );
-        serve.send_replace(Some(Arc::new(Service {
-            cluster: self.cluster,
-            node: (self.node, boot),
-            ledger: self.ledger,
-            proposer: self.proposer,
-            issuer,
-            confirmation,
-            pepper: self.pepper,
-            notices,
-            fatal: self.fatal.clone(),
-            counts: ServiceCounts::default(),
-        })));
-        task.run(self.consensus, inputs, self.fatal).await;
-        serve.send_replace(None);
-        parts.shutdown().await;
-    }
-
-    /// Takes part in Raft, where that is right, and has this start numbered.
-    async fn take_part(&self) -> Result<Boot, String> {
-        let failed = |error: &dyn std::fmt::Display| error.to_string();
-        let begun = self
-            .raft
-            .raft()
-            .is_initialized()
-            .await
-            .map_err(|error| failed(&error))?;
-        if !begun {
-            let joining = joining::ask(&self.endpoint, self.node, &self.members).await;
-            if joining.map_err(|error| failed(&error))? == Joining::Begin {
-                self.raft
-                    .initialize(&self.members)
-                    .await
-                    .map_err(|error| failed(&error))?;
-            }
-        }
-        self.admit.send_replace(true);
-        self.open().await
-    }
-
-    /// Has this start numbered; the same start number gets the same boot, so an unknown fate is asked again.
-    async fn open(&self) -> Result<Boot, String> {
-        let command = Command::OpenNode(OpenNode {
-            node: self.node,
-            nonce: Nonce(self.starts),
-        });
-        loop {
-            match self.proposer.propose(&command).await {
-                Ok(Reply::OpenNode(OpenNodeReply::Boot(boot))) => return Ok(boot),
-                Ok(Reply::OpenNode(OpenNodeReply::StaleNonce { last })) => {
-                    return Err(format!(
-                        "the cluster knows start {last} of node {}, but this data folder counts start {}: its data \
-                         was lost or rolled back. A node id is never used again after that: remove the node from \
-                         the cluster and join with an empty folder under a new id",
-                        self.node, self.starts
-                    ));
-                }
-                Ok(other) => return Err(format!("the ledger answered OpenNode with {other:?}")),
-                Err(error) => tracing::debug!(%error, "no boot yet"),
-            }
-            tokio::time::sleep(OPEN_PAUSE).await;
-        }
     }
 }

@@ -70,7 +70,7 @@ pub struct View {
     pub(crate) issuer_counts: Arc<IssuerCounts>,
     pub(crate) store: Arc<Store>,
     pub(crate) data_dir: PathBuf,
-    pub(crate) members: BTreeMap<NodeId, String>,
+    pub(crate) members: BTreeMap<u64, String>,
 }
 
 /// A TCP port that is listened on.
