@@ -92,6 +92,8 @@ pub struct Lessee<C> {
     /// Rows with something to say.
     unsent: BTreeSet<AccountId>,
     revision: Revision,
+    /// After [`Lessee::surrender_all`]: what answers bring is handed in at once.
+    leaving: bool,
     outputs: VecDeque<Output>,
     counts: Counts,
 }
@@ -107,6 +109,7 @@ impl<C: Cell> Lessee<C> {
             routes: BTreeMap::new(),
             unsent: BTreeSet::new(),
             revision: Revision::default(),
+            leaving: false,
             outputs: VecDeque::new(),
             counts: Counts::default(),
         }
@@ -303,6 +306,10 @@ impl<C: Cell> Lessee<C> {
             LeaseState::Closed => row.close(),
             LeaseState::Stale => self.redraw_row(now, &line.account, epoch),
         }
+        let cell_is_empty = self.cell(&line.account).is_none_or(|cell| cell.free() == 0);
+        if self.leaving && !cell_is_empty {
+            self.hand_in(now, &line.account);
+        }
         if let Some(row) = self.rows.get(&line.account)
             && !row.has_something_to_say()
         {
@@ -466,21 +473,31 @@ impl<C: Cell> Lessee<C> {
         }
     }
 
-    /// Hands in everything in the cells, for a clean end. The driver stops its checks first.
+    /// Hands in everything in the cells, and what answers still bring, for a clean end. The driver stops its
+    /// checks first.
     pub fn surrender_all(&mut self, now: Mono) {
-        for (account, row) in &mut self.rows {
-            let epoch = self.routes.get(&account.slot()).map(|route| route.epoch);
-            if let Some(epoch) = epoch
-                && row.cannot_state_its_cell()
-            {
-                self.last_lease_no = self.last_lease_no.next();
-                row.redraw(now, self.last_lease_no, epoch);
-            }
-            let units = row.surrender_everything(now);
-            self.counts.surrendered = self.counts.surrendered.saturating_add(units);
-            if row.has_something_to_say() {
-                self.unsent.insert(account.clone());
-            }
+        self.leaving = true;
+        let accounts: Vec<AccountId> = self.rows.keys().cloned().collect();
+        for account in accounts {
+            self.hand_in(now, &account);
+        }
+    }
+
+    fn hand_in(&mut self, now: Mono, account: &AccountId) {
+        let Some(row) = self.rows.get_mut(account) else {
+            return;
+        };
+        let epoch = self.routes.get(&account.slot()).map(|route| route.epoch);
+        if let Some(epoch) = epoch
+            && row.cannot_state_its_cell()
+        {
+            self.last_lease_no = self.last_lease_no.next();
+            row.redraw(now, self.last_lease_no, epoch);
+        }
+        let units = row.surrender_everything(now);
+        self.counts.surrendered = self.counts.surrendered.saturating_add(units);
+        if row.has_something_to_say() {
+            self.unsent.insert(account.clone());
         }
     }
 

@@ -244,6 +244,7 @@ impl<C: Cell> Row<C> {
             return;
         }
         self.epoch = None;
+        self.answered = false;
         self.closing = false;
         self.want_total = 0;
         self.need_total = 0;
