@@ -1,8 +1,8 @@
 //! Issuers told by script, with the ledger beside them: one line per message, one per answer.
 //!
 //! A replica follows the ledger at once, and wakes its issuer, unless the script says `lag`; `applied` ends
-//! that. A proposed position stays on the table under a name until `commit` hands it to the ledger and
-//! `answer` hands the ledger's last answer back: each as often and in the order the script likes.
+//! that. A proposed position arrives when the script says `commit`, and its answer when it says
+//! `answer`: both speak of the account's newest proposal, and each may come as often as the script likes.
 
 use crate::words::Words;
 use crate::world::{World, account, position_text, slot};
@@ -184,9 +184,15 @@ impl IssuerScript {
         }
     }
 
+    /// The newest proposal for an account.
     fn proposal(&mut self, name: &str) -> &mut Proposal {
-        let number: usize = name.trim_start_matches('p').parse().unwrap();
-        &mut self.proposals[number - 1]
+        let newest = self.proposals.iter_mut().rev().find(|proposal| {
+            let accounts = proposal.position.lines.iter().map(|line| &line.account);
+            accounts
+                .into_iter()
+                .any(|account| limit_name(account.as_str()) == name)
+        });
+        newest.expect("nothing was proposed for this account")
     }
 
     /// The ledger applies a position, perhaps for the second time.
@@ -196,7 +202,7 @@ impl IssuerScript {
             panic!("a position is answered as one");
         };
         self.told
-            .push(format!("{name} {}", position_text(&reply.outcome)));
+            .push(format!("ledger: {name} {}", position_text(&reply.outcome)));
         let alarms = self.world.ledger.take_alarms();
         assert!(alarms.is_empty(), "{alarms:?}");
         self.proposal(name).reply = Some(reply);
@@ -260,9 +266,8 @@ impl IssuerScript {
             )
         };
         let lines: Vec<String> = position.lines.iter().map(line).collect();
-        let number = self.proposals.len() + 1;
         self.told.push(format!(
-            "p{number} -> ledger: {} under epoch {}",
+            "-> ledger: {} under epoch {}",
             lines.join("; "),
             position.epoch
         ));

@@ -3,8 +3,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod cluster;
+mod cluster_properties;
 mod issuer_script;
 mod lessee_script;
+mod orders;
 mod properties;
 mod words;
 mod world;
