@@ -5,19 +5,19 @@
 //! unknown fate may have been admitted (it may be billed) or not (it breaks no limit).
 //! Refuses: to run anything. Read next: `evidence.rs`, `history.rs` for what it is given.
 
+mod administration;
+
 use super::evidence::{Evidence, Row, What};
 use super::history::{Operation, Outcome};
+use administration::{changes_kept, revoked_is_refused};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Longest time from the repair to service, in microseconds.
 pub const RECOVERY_US_MAX: u64 = 5_000_000;
 
-/// Longest time from an acknowledged revocation to the last admission under the key, on an edge whose node is current.
-const PUSH_US_MAX: u64 = 1_000_000;
-
-/// Clocks may drift so many hundredths apart.
-const DRIFT_PERCENT: u64 = 1;
+/// A refusal says what was so within the last second; twice that, so that one on its way counts for nobody.
+const REFUSED_US_MIN: u64 = 2_000_000;
 
 /// What a promise may say in words when it is broken: the first few are enough to start from.
 const VIOLATIONS_SHOWN: usize = 10;
@@ -89,6 +89,7 @@ pub fn judge(evidence: &Evidence, history: &[Operation]) -> Vec<Finding> {
         replicas_agree(evidence),
         service_returns(evidence),
         held_units_serve(evidence, &counts),
+        refused_is_used_up(evidence, history, &ledger),
         processes_behave(evidence),
         reached(evidence, &counts),
     ]
@@ -309,120 +310,6 @@ fn metered_as_settled(evidence: &Evidence, ledger: &BTreeMap<&str, &Row>) -> Fin
     finding
 }
 
-/// P5 for administration: what was acknowledged is there at the end, on every node.
-fn changes_kept(
-    evidence: &Evidence,
-    history: &[Operation],
-    ledger: &BTreeMap<&str, &Row>,
-) -> Finding {
-    let mut finding = Finding::new("no acknowledged change is lost");
-    let acked: Vec<_> = evidence
-        .changes
-        .iter()
-        .filter(|change| change.acked_us.is_some())
-        .collect();
-    for (index, subject) in evidence.subjects.iter().enumerate() {
-        let raises = |only_acked: bool| {
-            let theirs = evidence.changes.iter().filter(move |change| {
-                change.subject as usize == index && (change.acked_us.is_some() || !only_acked)
-            });
-            theirs.filter_map(|change| match change.what {
-                What::Raise(to) => Some(to),
-                What::Revoke => None,
-            })
-        };
-        let Some(least) = raises(true).max() else {
-            continue;
-        };
-        let most = raises(false).max().unwrap_or(least);
-        match ledger.get(subject.account.as_str()).map(|row| row.limit) {
-            Some(Some(limit)) if (least..=most).contains(&limit) => {}
-            Some(found) => finding.violation(format!(
-                "{}: raised to {least}, acknowledged; at the end its limit is {found:?}",
-                subject.customer
-            )),
-            None => finding.violation(format!(
-                "{}: raised to {least}, acknowledged; at the end the ledger has no row for it",
-                subject.customer
-            )),
-        }
-    }
-    let newest = acked
-        .iter()
-        .map(|change| change.revision)
-        .max()
-        .unwrap_or(0);
-    for node in &evidence.nodes {
-        if node.revision < newest {
-            finding.violation(format!(
-                "node {}: at revision {}, but revision {newest} was acknowledged",
-                node.node, node.revision
-            ));
-        }
-    }
-    let (mut by_client, mut asked_late) = (BTreeMap::new(), 0_u64);
-    for change in acked.iter().filter(|change| change.what == What::Revoke) {
-        by_client.insert(change.subject, change.acked_us.unwrap_or(0));
-    }
-    for operation in history {
-        let Some(acked_us) = by_client.get(&operation.subject) else {
-            continue;
-        };
-        if operation.invoke_us <= evidence.calm_from_us.max(*acked_us) + PUSH_US_MAX {
-            continue;
-        }
-        asked_late += 1;
-        if operation.outcome == Outcome::Ok {
-            finding.violation(format!(
-                "{}: its key was revoked, acknowledged; when all was repaired edge-{} still admitted it",
-                evidence.subjects[operation.subject as usize].customer, operation.edge
-            ));
-        }
-    }
-    let unknown = evidence.changes.len() - acked.len();
-    finding.measured = format!(
-        "{} acknowledged, {unknown} of unknown fate; {asked_late} checks under revoked keys at the end",
-        acked.len()
-    );
-    finding
-}
-
-/// P7's outer bound, which no partition may break: no edge trusts an unconfirmed view for longer.
-fn revoked_is_refused(evidence: &Evidence, history: &[Operation]) -> Finding {
-    let mut finding = Finding::new("a revoked key is refused everywhere after max_stale");
-    let mut revoked: BTreeMap<u32, u64> = BTreeMap::new();
-    for change in &evidence.changes {
-        if let (What::Revoke, Some(acked_us)) = (change.what, change.acked_us) {
-            revoked.insert(change.subject, acked_us);
-        }
-    }
-    let bound = evidence.max_stale_us + evidence.max_stale_us * DRIFT_PERCENT / 100;
-    let mut latest = 0;
-    for operation in history.iter().filter(|o| o.outcome == Outcome::Ok) {
-        let Some(acked_us) = revoked.get(&operation.subject) else {
-            continue;
-        };
-        let after = operation.invoke_us.saturating_sub(*acked_us);
-        latest = latest.max(after);
-        if after > bound {
-            finding.violation(format!(
-                "{}: admitted by edge-{} {} ms after its key's revocation was acknowledged, bound {} ms",
-                evidence.subjects[operation.subject as usize].customer,
-                operation.edge,
-                after / 1_000,
-                bound / 1_000
-            ));
-        }
-    }
-    finding.measured = format!(
-        "{} keys; last admission {} ms after the acknowledgement, faults included (bound {} ms)",
-        revoked.len(),
-        latest / 1_000,
-        bound / 1_000
-    );
-    finding
-}
-
 /// Replicas that have applied the same entries are alike.
 fn replicas_agree(evidence: &Evidence) -> Finding {
     let mut finding = Finding::new("equal digests at an equal index, on all nodes");
@@ -533,6 +420,56 @@ fn held_units_serve(evidence: &Evidence, counts: &[Count]) -> Finding {
     finding
 }
 
+/// P3 at the end of the run: a customer who was only refused for its last two seconds has nothing left in the ledger.
+/// What crashed edges hold is gone from it; what live ones held they handed in when they ended.
+fn refused_is_used_up(
+    evidence: &Evidence,
+    history: &[Operation],
+    ledger: &BTreeMap<&str, &Row>,
+) -> Finding {
+    let mut finding = Finding::new("who is refused for quota has nothing left to be leased");
+    let end = history.iter().map(|o| o.complete_us).max().unwrap_or(0);
+    let mut last_use: BTreeMap<u32, u64> = BTreeMap::new();
+    let mut refused: BTreeMap<u32, u64> = BTreeMap::new();
+    for operation in history {
+        let last = match operation.outcome {
+            Outcome::Ok | Outcome::Unknown => &mut last_use,
+            Outcome::Refused("quota_exceeded") => &mut refused,
+            Outcome::Refused(_) | Outcome::Unsent => continue,
+        };
+        let at = last.entry(operation.subject).or_default();
+        *at = operation.complete_us.max(*at);
+    }
+    let (mut judged, mut stranded) = (0_u64, 0_u64);
+    for (index, last_refused) in refused {
+        let since = last_use.get(&index).copied().unwrap_or(0);
+        if last_refused < since + REFUSED_US_MIN || last_refused + REFUSED_US_MIN < end {
+            continue;
+        }
+        judged += 1;
+        let subject = &evidence.subjects[index as usize];
+        let Some(row) = ledger.get(subject.account.as_str()) else {
+            finding.violation(format!("{}: refused, but never leased", subject.customer));
+            continue;
+        };
+        let limit = row.limit.unwrap_or(0);
+        let taken = (row.settled + row.out).saturating_sub(row.excess);
+        stranded += row.out;
+        if taken < limit {
+            finding.violation(format!(
+                "{}: refused for quota for {} ms although {} of {limit} units were free",
+                subject.customer,
+                (last_refused - since) / 1_000,
+                limit - taken
+            ));
+        }
+    }
+    finding.measured = format!(
+        "{judged} customers were refused to the end; crashed processes keep {stranded} units of theirs"
+    );
+    finding
+}
+
 /// Nothing is left behind at a clean end, and nothing is in suspense.
 fn processes_behave(evidence: &Evidence) -> Finding {
     let mut finding = Finding::new("processes end when they are asked, with nothing left");
@@ -569,5 +506,4 @@ fn reached(evidence: &Evidence, counts: &[Count]) -> Finding {
 }
 
 #[cfg(test)]
-#[path = "checker_tests.rs"]
 mod tests;

@@ -318,6 +318,31 @@ fn excess_a_difference_in_metering_and_a_refused_held_unit_are_seen() {
 }
 
 #[test]
+fn a_refusal_while_units_are_free_is_seen_unless_it_is_of_the_moment() {
+    let (mut evidence, mut history) = good();
+    // `small` has used 2 of 3 and is refused from 38 s on; the run ends at 40 s.
+    history.remove(2);
+    history.push(operation(
+        0,
+        38 * SECOND,
+        Outcome::refused("quota_exceeded"),
+    ));
+    evidence.ledger[0].settled = 2;
+    evidence.usage[0].units = 2;
+    let found = violations(&evidence, &history);
+    assert_eq!(
+        found,
+        "small: refused for quota for 37999 ms although 1 of 3 units were free"
+    );
+    evidence.ledger[0].out = 1;
+    assert_eq!(violations(&evidence, &history), "", "a crash keeps it");
+
+    evidence.ledger[0].out = 0;
+    history.push(operation(0, 36 * SECOND + 1, Outcome::Unknown));
+    assert_eq!(violations(&evidence, &history), "", "it was just leased");
+}
+
+#[test]
 fn a_run_without_its_faults_or_without_service_is_no_proof() {
     let (mut evidence, history) = good();
     evidence.kills_planned = 2;
