@@ -10,3 +10,4 @@ pub mod commands;
 pub mod load;
 pub mod local_cluster;
 pub mod output;
+pub mod watch;

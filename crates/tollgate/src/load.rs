@@ -23,6 +23,9 @@ pub const ANSWER_BYTES_MAX: usize = 64 * 1024;
 /// How long a client waits for a decision before it counts it as unknown.
 pub const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
 
+/// The reason of a refusal because a quota is used up.
+const QUOTA_EXCEEDED: &str = "quota_exceeded";
+
 /// Longest latency the histogram resolves, in nanoseconds (one minute); longer ones count as this.
 const LATENCY_NS_MAX: u64 = 60_000_000_000;
 
@@ -201,6 +204,8 @@ pub struct Tally {
     pub admitted: Vec<u64>,
     /// Units by subject whose decision never reached the client: admitted or not.
     pub unknown: Vec<u64>,
+    /// Refusals by subject because a quota was used up.
+    pub refused_for_quota: Vec<u64>,
     /// Decisions by reason.
     pub reasons: BTreeMap<String, u64>,
     /// Checks that were surely not decided.
@@ -228,6 +233,7 @@ impl Tally {
         Self {
             admitted: vec![0; subjects],
             unknown: vec![0; subjects],
+            refused_for_quota: vec![0; subjects],
             reasons: BTreeMap::new(),
             unsent: 0,
             errors: Vec::new(),
@@ -244,6 +250,8 @@ impl Tally {
                 *self.reasons.entry(answer.reason.clone()).or_default() += 1;
                 if answer.allowed {
                     self.admitted[check.subject] += check.cost;
+                } else if answer.reason == QUOTA_EXCEEDED {
+                    self.refused_for_quota[check.subject] += 1;
                 }
             }
             Err(error) => {
@@ -266,6 +274,13 @@ impl Tally {
             *sum += more;
         }
         for (sum, more) in self.unknown.iter_mut().zip(&other.unknown) {
+            *sum += more;
+        }
+        for (sum, more) in self
+            .refused_for_quota
+            .iter_mut()
+            .zip(&other.refused_for_quota)
+        {
             *sum += more;
         }
         for (reason, count) in &other.reasons {
@@ -293,10 +308,12 @@ impl Tally {
     }
 }
 
+/// Hears of every outcome: how many more there are.
+pub type Progress = Arc<dyn Fn(u64) + Send + Sync>;
+
 /// Sends checks from an iterator over `connections` connections spread evenly over `edges`; answers the tally.
 ///
-/// Each connection asks one check at a time, so at most `connections` are under way. `progress` hears of every
-/// outcome.
+/// Each connection asks one check at a time, so at most `connections` are under way.
 ///
 /// # Panics
 /// If `edges` is empty.
@@ -305,7 +322,34 @@ pub async fn run<I>(
     connections: usize,
     subjects: usize,
     checks: I,
-    progress: Arc<dyn Fn(u64) + Send + Sync>,
+    progress: Progress,
+) -> Tally
+where
+    I: Iterator<Item = Check> + Send + 'static,
+{
+    run_paced(
+        edges,
+        connections,
+        subjects,
+        checks,
+        progress,
+        Duration::ZERO,
+    )
+    .await
+}
+
+/// As [`run`], with at least `pace` from one check of a connection to its next. A connection that fell behind
+/// does not make up for it.
+///
+/// # Panics
+/// If `edges` is empty.
+pub async fn run_paced<I>(
+    edges: &[SocketAddr],
+    connections: usize,
+    subjects: usize,
+    checks: I,
+    progress: Progress,
+    pace: Duration,
 ) -> Tally
 where
     I: Iterator<Item = Check> + Send + 'static,
@@ -319,10 +363,17 @@ where
         tasks.spawn(async move {
             let mut tally = Tally::new(subjects);
             let mut client = Client::new(addr);
+            let mut last: Option<Instant> = None;
             loop {
+                if let Some(rest) = last.and_then(|last| pace.checked_sub(last.elapsed()))
+                    && !rest.is_zero()
+                {
+                    tokio::time::sleep(rest).await;
+                }
                 let next = checks.lock().await.next();
                 let Some(check) = next else { return tally };
                 let asked = Instant::now();
+                last = Some(asked);
                 let outcome = client.check(&check).await;
                 tally.note(&check, &outcome, asked.elapsed());
                 progress(1);
@@ -338,3 +389,44 @@ where
     }
     sum
 }
+
+/// Whether an edge says that it is ready.
+pub async fn is_ready(addr: SocketAddr) -> bool {
+    fetch(addr, "/readyz").await.is_ok()
+}
+
+/// An edge's metrics page.
+///
+/// # Errors
+/// [`LoadError`] when it cannot be had.
+pub async fn metrics(addr: SocketAddr) -> Result<String, LoadError> {
+    fetch(addr, "/metrics").await
+}
+
+async fn fetch(addr: SocketAddr, path: &str) -> Result<String, LoadError> {
+    let unknown = |why: String| LoadError::Unknown { addr, why };
+    let mut client = Client::new(addr);
+    let request = hyper::Request::get(path)
+        .header("host", addr.to_string())
+        .body(Full::new(Bytes::new()))
+        .map_err(|e| unknown(e.to_string()))?;
+    let sender = client.connected().await?;
+    let response = sender
+        .send_request(request)
+        .await
+        .map_err(|e| unknown(e.to_string()))?;
+    let status = response.status().as_u16();
+    let body = Limited::new(response.into_body(), METRICS_BYTES_MAX)
+        .collect()
+        .await;
+    let body = body.map_err(|e| unknown(e.to_string()))?.to_bytes();
+    let body = String::from_utf8_lossy(&body).into_owned();
+    if status == 200 {
+        Ok(body)
+    } else {
+        Err(LoadError::Status { addr, status, body })
+    }
+}
+
+/// Largest metrics page that is read, in bytes.
+const METRICS_BYTES_MAX: usize = 4 * 1024 * 1024;

@@ -11,7 +11,7 @@
 use comfy_table::{ContentArrangement, Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -75,7 +75,16 @@ impl Failure {
 /// Prints a line for people; nothing under `--output json`.
 pub fn say(format: Format, line: impl AsRef<str>) {
     if format == Format::Table {
-        println!("{}", line.as_ref());
+        print(line.as_ref());
+    }
+}
+
+/// Writes a line to standard output. A reader that has seen enough (`| head`) ends the process quietly, as
+/// it ends every well-behaved filter.
+fn print(line: &str) {
+    let written = writeln!(std::io::stdout().lock(), "{line}");
+    if written.is_err_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe) {
+        std::process::exit(Exit::Ok as i32);
     }
 }
 
@@ -108,7 +117,7 @@ pub fn show<T: Serialize>(
         Format::Table => {
             let text = people(value);
             if !text.is_empty() {
-                println!("{text}");
+                print(&text);
             }
         }
     }

@@ -88,6 +88,10 @@ impl Issuer {
             let units = wanted.saturating_add(ahead(limit, book.demand())).min(room);
             book.asked = Some((book.acquired.saturating_add(units), now));
             self.propose(slot, account);
+        } else if book.rows.is_empty() && book.available > 0 {
+            // No edge leases it any more: what is in the pool would only be stranded by a crash.
+            book.return_pool(now);
+            self.propose(slot, account);
         }
         self.repeat_position(now, slot, account);
         // Without a limit there is nothing to recall for: the answer is `no_limit`.

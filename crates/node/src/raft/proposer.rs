@@ -364,10 +364,20 @@ impl Proposer {
         };
         // The leader's own deadlines run out first, so that its verdict arrives.
         let deadline = TAKE_DEADLINE + COMMIT_DEADLINE;
-        let called = self
-            .transport
-            .call(leader, Class::Forward, payload, deadline)
-            .await;
+        let mut leads = self.leader.clone();
+        let another = |now: &Leader| match now {
+            Leader::Unknown => false,
+            Leader::Here => true,
+            Leader::There(peer) => peer != leader,
+        };
+        let called = tokio::select! {
+            called = self.transport.call(leader, Class::Forward, payload, deadline) => called,
+            // A leader that died answers nothing: what waits behind this must not wait for that.
+            _ = leads.wait_for(another) => {
+                fail(jobs, &unknown(&"the leader changed before it answered"));
+                return None;
+            }
+        };
         let fates = match called.map(|answer| message::decode(&answer)) {
             Ok(Ok(Answer::Forwarded(fates))) if fates.len() == jobs.len() => fates,
             Ok(Ok(Answer::Failed(words))) | Err(CallError::Unreachable(words)) => {

@@ -133,6 +133,17 @@ impl Story {
         )
     }
 
+    /// The highest limit a customer's account ever has.
+    #[must_use]
+    pub fn limit(&self, subject: usize) -> u64 {
+        match self.customers[subject].plan {
+            "tiny" => TINY,
+            "raised" => RAISED.1,
+            "hot" => HOT,
+            _ => STANDARD,
+        }
+    }
+
     /// The catalog file: plans, customers, licences, keys.
     #[must_use]
     pub fn file(&self) -> String {

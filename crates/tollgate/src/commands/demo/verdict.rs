@@ -1,0 +1,331 @@
+//! What must hold at the end of the demo, judged from clients' answers and the durable ledger.
+
+use super::story::{RAISED, Story};
+use crate::load::Tally;
+use crate::output::{duration, number, table};
+use crate::watch::Accounts;
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// Lease traffic of both edges over a stretch of time.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct Leases {
+    /// Round trips: leases and resolves.
+    pub round_trips: u64,
+    /// Checks decided.
+    pub checks: u64,
+}
+
+impl Leases {
+    /// Adds the counters of an edge's metrics page.
+    pub fn add(&mut self, metrics: &str) {
+        for line in metrics.lines() {
+            let Some((series, value)) = line.rsplit_once(' ') else {
+                continue;
+            };
+            let name = series.split('{').next().unwrap_or(series);
+            let value = value.parse::<f64>().map_or(0, as_count);
+            match name {
+                "tollgate_edge_leases_total" | "tollgate_edge_resolves_total" => {
+                    self.round_trips += value;
+                }
+                "tollgate_checks_total" => self.checks += value,
+                _ => {}
+            }
+        }
+    }
+
+    /// What was added since an earlier reading.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        Self {
+            round_trips: self.round_trips.saturating_sub(before.round_trips),
+            checks: self.checks.saturating_sub(before.checks),
+        }
+    }
+
+    /// Round trips per thousand checks, in tenths.
+    fn per_thousand(&self) -> String {
+        let tenths = (self.round_trips * 10_000)
+            .checked_div(self.checks)
+            .unwrap_or(0);
+        format!("{}.{}", tenths / 10, tenths % 10)
+    }
+}
+
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a counter of a metrics page is a whole number far below 2^53"
+)]
+fn as_count(value: f64) -> u64 {
+    value as u64
+}
+
+/// A node killed.
+#[derive(Debug, Serialize)]
+pub struct Takeover {
+    /// What it was.
+    pub what: &'static str,
+    /// Which one.
+    pub node: u64,
+    /// Slots it issued.
+    pub slots: usize,
+    /// From the kill until every slot of it had a living issuer.
+    pub without_issuer_ms: u64,
+}
+
+/// Changes made while it ran.
+#[derive(Debug, Serialize)]
+pub struct Changes {
+    /// From the acknowledged raise until both edges admitted again.
+    pub raise_ms: u64,
+    /// From the acknowledged revocation until both edges refused.
+    pub revoke_ms: u64,
+}
+
+/// What was measured on the way.
+#[derive(Debug)]
+pub struct Figures {
+    /// Leases while clients came for the first time.
+    pub cold: Leases,
+    /// Leases under sustained load on one account.
+    pub hot: Leases,
+    /// The kills.
+    pub takeovers: Vec<Takeover>,
+    /// The changes.
+    pub changes: Changes,
+}
+
+/// An account of which something does not hold.
+#[derive(Debug, Serialize)]
+pub struct Broken {
+    /// Its name.
+    pub account: String,
+    /// What is wrong.
+    pub what: String,
+}
+
+/// The verdict.
+#[derive(Debug, Serialize)]
+pub struct Verdict {
+    /// Whether every promise held.
+    pub holds: bool,
+    /// Checks decided.
+    pub checks: u64,
+    /// Decisions by reason; `ok` are those allowed.
+    pub reasons: BTreeMap<String, u64>,
+    /// Checks whose answer never came: they would make the comparison inexact.
+    pub unknown: u64,
+    /// Accounts compared.
+    pub accounts: usize,
+    /// Units admitted, by clients' answers.
+    pub admitted: u64,
+    /// Units settled, by the ledger.
+    pub settled: u64,
+    /// Units admitted beyond a limit.
+    pub over_issued: u64,
+    /// Sum of differences between admitted and settled.
+    pub metering_difference: u64,
+    /// Units of `excess` in the ledger.
+    pub excess: u64,
+    /// Units still out at the end: in pools of issuers that were killed, admitted by nobody.
+    pub stranded: u64,
+    /// Checks refused for quota, or for want of an issuer, although units were left to their account.
+    pub false_refusals: u64,
+    /// What does not hold, account by account; the first few.
+    pub broken: Vec<Broken>,
+    /// Leases while clients came for the first time.
+    pub cold: Leases,
+    /// Leases under sustained load on one account.
+    pub hot: Leases,
+    /// Latency of a check over HTTP in nanoseconds: p50, p99, p99.9.
+    pub latency_ns: [u64; 3],
+    /// The kills.
+    pub takeovers: Vec<Takeover>,
+    /// The changes.
+    pub changes: Changes,
+}
+
+/// Broken accounts shown.
+const BROKEN_SHOWN: usize = 10;
+
+impl Verdict {
+    /// Judges.
+    #[must_use]
+    pub fn new(story: &Story, tally: &Tally, ledger: &Accounts, figures: Figures) -> Self {
+        let Figures {
+            cold,
+            hot,
+            takeovers,
+            changes,
+        } = figures;
+        let mut this = Self {
+            holds: false,
+            checks: tally.decided(),
+            reasons: tally.reasons.clone(),
+            unknown: tally.unknown_units() + tally.unsent,
+            accounts: story.customers.len(),
+            admitted: tally.admitted.iter().sum(),
+            settled: 0,
+            over_issued: 0,
+            metering_difference: 0,
+            excess: 0,
+            stranded: 0,
+            false_refusals: tally.reasons.get("unavailable").copied().unwrap_or(0),
+            broken: Vec::new(),
+            cold,
+            hot,
+            latency_ns: [0.5, 0.99, 0.999].map(|q| tally.latency.value_at_quantile(q)),
+            takeovers,
+            changes,
+        };
+        for subject in 0..story.customers.len() {
+            this.judge(story, tally, ledger, subject);
+        }
+        this.holds = this.over_issued == 0
+            && this.metering_difference == 0
+            && this.excess == 0
+            && this.unknown == 0
+            && this.false_refusals == 0;
+        this
+    }
+
+    fn judge(&mut self, story: &Story, tally: &Tally, ledger: &Accounts, subject: usize) {
+        let account = story.account(subject);
+        let admitted = tally.admitted[subject];
+        let row = ledger.get(&account);
+        let settled = row.map_or(0, |row| row.settled);
+        let limit = story.limit(subject);
+        self.settled += settled;
+        self.excess += row.map_or(0, |row| row.excess);
+        let over = admitted.saturating_sub(limit);
+        self.over_issued += over;
+        self.metering_difference += admitted.abs_diff(settled);
+        let refused = tally.refused_for_quota[subject];
+        let mut break_with = |what: String| {
+            if self.broken.len() < BROKEN_SHOWN {
+                self.broken.push(Broken {
+                    account: account.clone(),
+                    what,
+                });
+            }
+        };
+        if over > 0 {
+            break_with(format!("admitted {admitted} of {limit}"));
+        }
+        if admitted != settled {
+            break_with(format!(
+                "clients were admitted {admitted}, the ledger settled {settled}"
+            ));
+        }
+        // The raised customer was refused before the raise, rightly. What is still out after every edge
+        // has handed in its units was stranded in the pool of an issuer that was killed.
+        let limit = if subject == story.raised {
+            RAISED.0
+        } else {
+            limit
+        };
+        let stranded = row.map_or(0, |row| row.out);
+        self.stranded += stranded;
+        if refused > 0 && admitted + stranded < limit {
+            let of = format!("admitted {admitted}, stranded {stranded} of {limit}");
+            break_with(format!("refused {refused} times: {of}"));
+            self.false_refusals += refused;
+        }
+    }
+
+    /// For people.
+    #[must_use]
+    pub fn people(&self) -> String {
+        let mut rows = vec![vec!["checks".to_owned(), number(self.checks)]];
+        rows.extend(
+            self.reasons
+                .iter()
+                .map(|(reason, n)| vec![format!("· {reason}"), number(*n)]),
+        );
+        let good = |n: u64| {
+            if n == 0 {
+                "0".to_owned()
+            } else {
+                format!("{}  BROKEN", number(n))
+            }
+        };
+        rows.push(vec![
+            "accounts compared".to_owned(),
+            number(self.accounts as u64),
+        ]);
+        rows.push(vec![
+            "units admitted, by clients' answers".to_owned(),
+            number(self.admitted),
+        ]);
+        rows.push(vec![
+            "units settled, by the ledger".to_owned(),
+            number(self.settled),
+        ]);
+        rows.push(vec!["over-issued units".to_owned(), good(self.over_issued)]);
+        rows.push(vec![
+            "metering difference".to_owned(),
+            good(self.metering_difference),
+        ]);
+        rows.push(vec!["excess in the ledger".to_owned(), good(self.excess)]);
+        rows.push(vec![
+            "units stranded by the kills".to_owned(),
+            number(self.stranded),
+        ]);
+        rows.push(vec![
+            "refusals while units were left".to_owned(),
+            good(self.false_refusals),
+        ]);
+        rows.push(vec![
+            "answers that never came".to_owned(),
+            good(self.unknown),
+        ]);
+        let trips = |l: &Leases| {
+            format!(
+                "{} ({} in {})",
+                l.per_thousand(),
+                number(l.round_trips),
+                number(l.checks)
+            )
+        };
+        rows.push(vec![
+            "lease round trips per 1,000 checks, cold".to_owned(),
+            trips(&self.cold),
+        ]);
+        rows.push(vec!["… hot".to_owned(), trips(&self.hot)]);
+        let [p50, p99, p999] = self.latency_ns.map(duration);
+        rows.push(vec![
+            "check over HTTP, p50 / p99 / p99.9".to_owned(),
+            format!("{p50} / {p99} / {p999}"),
+        ]);
+        for t in &self.takeovers {
+            rows.push(vec![
+                format!("kill -9 of {}, {} slots without an issuer", t.what, t.slots),
+                format!("{} ms", t.without_issuer_ms),
+            ]);
+        }
+        let Changes {
+            raise_ms,
+            revoke_ms,
+        } = self.changes;
+        rows.push(vec![
+            "raise / revocation known to both edges".to_owned(),
+            format!("{raise_ms} ms / {revoke_ms} ms"),
+        ]);
+        let verdict = if self.holds {
+            "every promise held"
+        } else {
+            "A PROMISE BROKE"
+        };
+        let broken: String = self
+            .broken
+            .iter()
+            .map(|b| format!("\n  {}: {}", b.account, b.what))
+            .collect();
+        format!(
+            "\n{}\n\nVerdict: {verdict}{broken}",
+            table(&["verdict", ""], rows)
+        )
+    }
+}
