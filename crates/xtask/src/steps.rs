@@ -112,9 +112,38 @@ pub(crate) const CI: &[Step] = &[
         ..CARGO
     },
     Step {
+        name: "sim",
+        shows: "1,000 seeds of whole simulated clusters under faults break no promise; full size: 10,000",
+        args: &[
+            "run",
+            "--release",
+            "-p",
+            "tollgate-jepsen",
+            "--bin",
+            "sim",
+            "--",
+            "run",
+            "--seeds",
+            "1000",
+        ],
+        ..CARGO
+    },
+    Step {
         name: "build",
         shows: "the binary, as it is shipped and as chaos runs it",
         args: &["build", "--release"],
+        ..CARGO
+    },
+    Step {
+        name: "demo",
+        shows: "the README's first command ends in a verdict that holds",
+        args: &["run", "--release", "--", "demo"],
+        ..CARGO
+    },
+    Step {
+        name: "demo-again",
+        shows: "and so does another story",
+        args: &["run", "--release", "--", "demo", "--seed", "2"],
         ..CARGO
     },
     Step {
@@ -146,6 +175,23 @@ const BY_HAND: &[Step] = &[
         args: &["test", "-p", "tollgate-core"],
         env: &[("REWRITE", "1"), ("UPDATE_EXPECT", "1")],
         success: Success::RanTests,
+        ..CARGO
+    },
+    Step {
+        name: "planted",
+        shows: "each planted fault of the protocol is caught, by which check and after how many seeds",
+        args: &[
+            "run",
+            "--release",
+            "-p",
+            "tollgate-jepsen",
+            "--features",
+            "planted",
+            "--bin",
+            "sim",
+            "--",
+            "planted",
+        ],
         ..CARGO
     },
     Step {
