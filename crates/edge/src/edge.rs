@@ -124,9 +124,13 @@ impl Edge {
             nonce,
         });
         tokio::spawn(async move {
-            driver.run().await;
+            let end = driver.run().await;
             links.shutdown().await;
             endpoint.close("the edge stops").await;
+            if let Some((done, left)) = end {
+                // Whoever asked to close may be gone.
+                let _ = done.send(left);
+            }
         });
         Ok(Self {
             view,
@@ -311,7 +315,7 @@ impl Edge {
     }
 
     /// Stops checks, hands in every unit, reports all use, ends the session; at most for `deadline`.
-    /// Answers what was left.
+    /// Answers what was left, once the connections are closed and the journal is free for the next start.
     pub async fn close(&self, deadline: Duration) -> Left {
         let (done, left) = oneshot::channel();
         let nothing_known = Left {

@@ -286,6 +286,17 @@ impl View {
         self.acted.store(acted.index, Ordering::Relaxed);
     }
 
+    /// Whether a check of this credential would find a principal or a denial.
+    pub(crate) fn knows(&self, hash: Hash) -> bool {
+        let known = self.known.load(Ordering::Relaxed);
+        self.principals.pin().contains_key(&hash)
+            || self
+                .denials
+                .pin()
+                .get(&hash)
+                .is_some_and(|denial| denial.index >= known)
+    }
+
     pub(crate) fn admit(&self, hash: Hash, principal: Arc<Principal>) {
         self.principals.pin().insert(hash, principal);
         self.denials.pin().remove(&hash);

@@ -21,7 +21,8 @@ const CLOSE_AGAIN_MS: u64 = 500;
 /// See the module's text.
 pub(super) struct Closing {
     until: Mono,
-    done: Option<oneshot::Sender<Left>>,
+    done: oneshot::Sender<Left>,
+    left: Option<Left>,
     quiet: Quiet,
     /// The last use is collected and units are on their way back.
     handed_in: bool,
@@ -43,7 +44,8 @@ impl Driver {
         let ms = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
         self.closing = Some(Closing {
             until: now.plus_ms(ms),
-            done: Some(done),
+            done,
+            left: None,
             quiet: Quiet::default(),
             handed_in: false,
             asked: None,
@@ -120,20 +122,21 @@ impl Driver {
         if !self.session.is_over() {
             self.session.set_closed();
         }
-        if let Some(done) = self
-            .closing
-            .as_mut()
-            .and_then(|closing| closing.done.take())
-        {
-            // Whoever asked to close may be gone.
-            let _ = done.send(left);
+        if let Some(closing) = &mut self.closing {
+            closing.left = Some(left);
         }
+    }
+
+    /// Whom to tell what was left, once everything of this edge is gone.
+    pub(super) fn take_end(&mut self) -> Option<(oneshot::Sender<Left>, Left)> {
+        let closing = self.closing.take()?;
+        Some((closing.done, closing.left?))
     }
 
     /// Whether the driver has nothing more to do.
     pub(super) fn is_over(&self) -> bool {
         self.closing
             .as_ref()
-            .is_some_and(|closing| closing.done.is_none())
+            .is_some_and(|closing| closing.left.is_some())
     }
 }

@@ -175,8 +175,8 @@ impl Driver {
         }
     }
 
-    /// Runs until the edge is closed or every handle to it is gone.
-    pub(crate) async fn run(mut self) {
+    /// Runs until the edge is closed or every handle to it is gone. Answers whom to tell what was left.
+    pub(crate) async fn run(mut self) -> Option<(oneshot::Sender<Left>, Left)> {
         let mut tick = Instant::now();
         while !self.is_over() {
             // Biased: what nodes say first, as it is what frees; timers last but never starved, as the
@@ -210,6 +210,7 @@ impl Driver {
         }
         self.view.set_open(false);
         self.publish(clock::now());
+        self.take_end()
     }
 
     fn take_events(&mut self, first: Event) {
@@ -242,6 +243,13 @@ impl Driver {
         match ask {
             Ask::Close { deadline, done } => self.begin_closing(now, deadline, done),
             _ if self.closing.is_some() => {}
+            // Answered between the check's look and now: it will find the answer.
+            Ask::Resolve { hash, wake, .. } if self.view.knows(hash) => {
+                if let Some(wake) = wake {
+                    // Nobody waits any more: as good.
+                    let _ = wake.send(());
+                }
+            }
             Ask::Resolve {
                 hash,
                 presented,

@@ -2,7 +2,7 @@
 //!
 //! What is proposed is applied at once, or when the test says so. Every node reads the same ledger.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -57,6 +57,7 @@ struct Node {
 /// What edges asked, over all nodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Asked {
+    /// Questions who somebody is, each once however often it came.
     pub(crate) resolves: u64,
     pub(crate) leases: u64,
     pub(crate) held: u64,
@@ -75,6 +76,7 @@ pub(crate) struct State {
     /// Reports are applied, but their answers are lost.
     pub(crate) lose_report_answers: bool,
     keys: u8,
+    questions: BTreeSet<(Boot, u64)>,
 }
 
 pub(crate) struct World {
@@ -121,6 +123,7 @@ impl World {
             held: VecDeque::new(),
             lose_report_answers: false,
             keys: 0,
+            questions: BTreeSet::new(),
         };
         let state = Arc::new(Mutex::new(state));
         let mut world = Self {
@@ -148,7 +151,15 @@ impl World {
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap()
+        // A test that asks twice in one statement would wait for itself.
+        let patience = Instant::now() + DEADLINE;
+        loop {
+            match self.state.try_lock() {
+                Ok(state) => return state,
+                Err(error) => assert!(Instant::now() < patience, "{error}"),
+            }
+            std::thread::yield_now();
+        }
     }
 
     fn listen(&mut self, node: NodeId) {
@@ -233,6 +244,11 @@ impl World {
 }
 
 pub(crate) async fn ready(config: EdgeConfig) -> Edge {
+    // Seen with RUST_LOG, when a test fails; only the first one succeeds.
+    let log = tracing_subscriber::fmt().with_test_writer();
+    let _ = log
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .try_init();
     let edge = Edge::connect(config).await.unwrap();
     assert!(edge.ready(DEADLINE).await, "{:?}", edge.status());
     edge
@@ -536,7 +552,9 @@ impl State {
                 customers: self.ledger.catalog().customers_changed_since(since),
             }),
             EdgeMessage::Resolve(resolve) => {
-                self.asked.resolves += 1;
+                if self.questions.insert((resolve.boot, resolve.nonce)) {
+                    self.asked.resolves += 1;
+                }
                 Some(NodeMessage::Resolve(self.resolve(id, &resolve)))
             }
             EdgeMessage::Lease(lease) => {
@@ -561,7 +579,10 @@ impl State {
                 (!self.lose_report_answers).then_some(NodeMessage::Report { seq, reply })
             }
             EdgeMessage::CloseSession { last_seq } => {
-                let boot = self.nodes[&id].contacts[&contact].boot.unwrap();
+                // Not known yet who this is: it asks again.
+                let Some(boot) = self.nodes[&id].contacts[&contact].boot else {
+                    return;
+                };
                 let tollgate_core::ledger::EdgeBoot::Live(session) = self.ledger.edge_boot(boot)
                 else {
                     panic!("boot {boot} is fenced")
