@@ -75,6 +75,8 @@ pub(super) struct Edge {
     /// Use per customer that the reporter has not been told of.
     pub(super) usage: BTreeMap<usize, u64>,
     pub(super) checkpoint_at: u64,
+    /// The process ends while its next journal write is not synced.
+    pub(super) crashes_at_next_write: bool,
     pub(super) report_to: usize,
     pub(super) last_sent: Option<Seq>,
     woken: bool,
@@ -105,6 +107,7 @@ impl Edge {
             reported: BTreeMap::new(),
             usage: BTreeMap::new(),
             checkpoint_at: 0,
+            crashes_at_next_write: false,
             report_to: 0,
             last_sent: None,
             woken: false,

@@ -267,9 +267,10 @@ impl World {
             .sum()
     }
 
-    /// I2 after every event.
+    /// I2 after every event that moves units.
     pub(super) fn check_held(&mut self) {
-        for (number, account) in self.numbered_accounts() {
+        for number in 0..self.truth.count() {
+            let account = self.truth.account(number);
             let pools = self.pools(&account);
             self.truth.held(number, pools);
         }

@@ -2,6 +2,7 @@
 
 use super::catalog;
 use super::edge::Edge;
+use super::nemesis::Undo;
 use super::network::Actor;
 use super::wire::Wire;
 use super::world::{Event, World};
@@ -109,6 +110,14 @@ impl World {
             edge.remember_book();
             let start = edge.start;
             let delay = self.random.disk.between(SYNC_MS.0, SYNC_MS.1);
+            let sealed = matches!(
+                edge.journal.records.get(before),
+                Some(JournalRecord::Report(_))
+            );
+            if sealed && std::mem::take(&mut edge.crashes_at_next_write) && self.busy {
+                let before_sync = self.random.disk.below(delay);
+                self.at(before_sync, Event::Undo(Undo::CrashEdge(number)));
+            }
             self.at(
                 delay,
                 Event::JournalSynced {

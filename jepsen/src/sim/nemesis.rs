@@ -13,6 +13,8 @@ use tollgate_core::ids::{Incarnation, Nonce};
 pub(super) enum Undo {
     Mend(Vec<(Actor, Actor)>),
     StartNode(usize),
+    /// Not an end: a crash that was planned for a certain moment.
+    CrashEdge(usize),
 }
 
 /// Pause longer than an account takes to be idle.
@@ -67,9 +69,11 @@ impl World {
                 self.at(delay, Event::Undo(Undo::StartNode(node)));
             }
             Fault::CrashEdge => {
-                self.crash_edge(edge);
-                if !self.scenario.edges_stay_dead || self.random.faults.chance(500) {
-                    self.start_edge_later(edge, 3000);
+                if self.edges[edge].keeps_journal && self.random.faults.chance(400) {
+                    // In the middle of its next write to the journal.
+                    self.edges[edge].crashes_at_next_write = true;
+                } else {
+                    self.crash_and_restart(edge);
                 }
             }
             Fault::ForceTakeover => self.force_takeover(),
@@ -105,6 +109,14 @@ impl World {
         }
     }
 
+    /// An edge crashes and, in most runs, starts again some time later.
+    pub(super) fn crash_and_restart(&mut self, edge: usize) {
+        self.crash_edge(edge);
+        if !self.scenario.edges_stay_dead || self.random.faults.chance(500) {
+            self.start_edge_later(edge, 3000);
+        }
+    }
+
     fn isolate(&mut self, side: &[usize]) {
         let mut links = Vec::new();
         for inside in side {
@@ -131,6 +143,7 @@ impl World {
                 self.network.mend(&links);
             }
             Undo::StartNode(node) => self.start_node(node),
+            Undo::CrashEdge(edge) => self.crash_and_restart(edge),
         }
     }
 
@@ -140,7 +153,14 @@ impl World {
         let slot = self.random.faults.pick(&slots);
         let to = self.random.faults.index(self.nodes.len());
         let from = self.random.faults.index(self.nodes.len());
-        let (Some(boot), id) = (self.nodes[to].boot, self.nodes[to].id()) else {
+        let (now_boot, former, id) = (
+            self.nodes[to].boot,
+            self.nodes[to].former_boot,
+            self.nodes[to].id(),
+        );
+        // A leader that stalled may even name a boot that is dead.
+        let stale = self.random.faults.chance(300);
+        let Some(boot) = former.filter(|_| stale).or(now_boot) else {
             return;
         };
         // The epoch that the asking node's replica shows: a lagging one asks in vain.

@@ -31,6 +31,12 @@ pub(super) struct Profile {
 }
 
 impl Profile {
+    /// Whether it is the healthy network's.
+    fn is_clean(&self) -> bool {
+        (self.loss, self.duplication, self.slow) == (0, 0, 0)
+            && self.delay_ms == Self::CLEAN.delay_ms
+    }
+
     /// A healthy network.
     pub(super) const CLEAN: Self = Self {
         loss: 0,
@@ -48,6 +54,10 @@ pub(super) struct Network {
     actors: usize,
     /// How many cuts forbid each direction.
     cuts: Vec<u32>,
+    /// Messages of a link arrive in the order they were sent, as on a stream: in runs without faults.
+    in_order: bool,
+    /// When the last message of each direction arrives.
+    last: Vec<u64>,
 }
 
 impl Network {
@@ -58,6 +68,8 @@ impl Network {
             nodes,
             actors,
             cuts: vec![0; actors * actors],
+            in_order: profile.is_clean(),
+            last: vec![0; actors * actors],
         }
     }
 
@@ -93,18 +105,29 @@ impl Network {
         from == to || self.cuts[self.at(from, to)] == 0
     }
 
-    /// Delays after which a message arrives: none, one, or two of them.
-    pub(super) fn send(&self, rng: &mut Rng, from: Actor, to: Actor) -> [Option<u64>; 2] {
+    /// Delays after which a message sent now arrives: none, one, or two of them.
+    pub(super) fn send(
+        &mut self,
+        rng: &mut Rng,
+        now: u64,
+        from: Actor,
+        to: Actor,
+    ) -> [Option<u64>; 2] {
         if from == to {
             return [Some(0), None];
         }
         if !self.reaches(from, to) || rng.chance(self.profile.loss) {
             return [None, None];
         }
-        let first = self.delay(rng);
+        let mut first = self.delay(rng);
         let second = rng
             .chance(self.profile.duplication)
             .then(|| self.delay(rng));
+        if self.in_order {
+            let at = self.at(from, to);
+            self.last[at] = self.last[at].max(now + first);
+            first = self.last[at] - now;
+        }
         [Some(first), second]
     }
 

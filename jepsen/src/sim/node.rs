@@ -46,6 +46,8 @@ pub(super) struct Node {
     checkpoint: BTreeMap<RecordKey, Record>,
     checkpoint_digest: u128,
     pub(super) boot: Option<Boot>,
+    /// The boot before the last crash: an assignment to it must be refused.
+    pub(super) former_boot: Option<Boot>,
     pub(super) ledger: Ledger,
     pub(super) issuer: Option<Issuer>,
     pub(super) raft: Leadership,
@@ -74,6 +76,7 @@ impl Node {
             checkpoint: BTreeMap::new(),
             checkpoint_digest: 0,
             boot: None,
+            former_boot: None,
             ledger: Ledger::new(Incarnation(1)),
             issuer: None,
             raft: Leadership::default(),
@@ -153,7 +156,7 @@ impl World {
         }
         node.up = false;
         node.issuer = None;
-        node.boot = None;
+        node.former_boot = node.boot.take().or(node.former_boot);
         node.contacts.clear();
         self.story.tell(self.now, || format!("* n{number} crashes"));
         // A broken connection shows at once as often as not.

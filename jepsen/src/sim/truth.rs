@@ -379,6 +379,16 @@ impl Truth {
             .map(|(number, observed)| (number, &observed.account))
     }
 
+    /// How many accounts are observed.
+    pub(super) fn count(&self) -> usize {
+        self.observed.len()
+    }
+
+    /// The account of a number; cheap.
+    pub(super) fn account(&self, number: usize) -> AccountId {
+        self.observed[number].account.clone()
+    }
+
     pub(super) fn limit_of(&self, number: usize) -> (usize, usize) {
         self.observed[number].limit
     }

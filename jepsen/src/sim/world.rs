@@ -130,6 +130,25 @@ pub(super) struct World {
     pub(super) done: bool,
 }
 
+/// Whether an event can put units where they were not: the others only take them away or count them.
+fn moves_units(event: &Event) -> bool {
+    match event {
+        Event::Deliver(envelope) => matches!(
+            envelope.wire,
+            Wire::Lease(_)
+                | Wire::Held(_)
+                | Wire::Resolve { .. }
+                | Wire::Reply { .. }
+                | Wire::Answer(_)
+                | Wire::Resolved { .. }
+                | Wire::Recall(_)
+        ),
+        Event::NodeTick { .. } | Event::Commit { .. } | Event::Apply { .. } => true,
+        Event::RaftTick | Event::Fault | Event::JournalSynced { .. } => true,
+        _ => false,
+    }
+}
+
 impl World {
     pub(super) fn new(scenario: Scenario, story: bool) -> Self {
         let seed = scenario.seed;
@@ -210,8 +229,11 @@ impl World {
         while let Some(Scheduled { at, event, .. }) = self.queue.pop() {
             self.now = at;
             events += 1;
+            let moves = moves_units(&event);
             self.step(event);
-            self.check_held();
+            if moves {
+                self.check_held();
+            }
             if let Some(violation) = self.truth.violation.take() {
                 return Some(violation);
             }
@@ -268,7 +290,9 @@ impl World {
         let (Some(from_start), Some(to_start)) = (self.start_of(from), self.start_of(to)) else {
             return;
         };
-        let [first, second] = self.network.send(&mut self.random.network, from, to);
+        let [first, second] = self
+            .network
+            .send(&mut self.random.network, self.now, from, to);
         if first.is_none() {
             self.story
                 .tell(self.now, || format!("{from} → {to} LOST {wire:?}"));
