@@ -55,6 +55,9 @@ pub enum EdgeError {
     Randomness(getrandom::Error),
 }
 
+/// How soon a check that waits for the edge to be ready looks again.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
 /// An edge: answers checks from memory. See the module's text.
 #[derive(Clone)]
 pub struct Edge {
@@ -201,6 +204,8 @@ impl Edge {
         let deadline = Instant::now() + self.cold_deadline;
         while let Some(lacking) = cold {
             let woken = if matches!(lacking, Lacking::Ready) {
+                // What was published may be older than what was looked at.
+                tokio::time::sleep_until(deadline.min(Instant::now() + LOOK_AGAIN)).await;
                 let mut status = self.status.clone();
                 let changed = status.wait_for(|status| status.ready || is_over(status));
                 let result = tokio::time::timeout_at(deadline, changed).await;
@@ -278,7 +283,14 @@ impl Edge {
             }
         };
         // A full queue drops the ask, and with it the wake: there is no answer then.
-        let _ = self.asks.try_send(ask);
+        if let Err(error) = self.asks.try_send(ask)
+            && let Ask::Resolve {
+                source: Some(source),
+                ..
+            } = error.into_inner()
+        {
+            self.view.sources.pay_back(source);
+        }
         self.counted(waits, answer.outcome)
     }
 

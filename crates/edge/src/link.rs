@@ -123,7 +123,10 @@ impl Link {
                         _ => CloseCode::Protocol,
                     };
                     connection.close(code, &error.to_string());
-                    told.clear();
+                    if !matches!(error, LinkError::Hello(_)) {
+                        // It stood: its end is news, whatever was told before.
+                        told.clear();
+                    }
                     error.to_string()
                 }
                 Err(DialError::BackingOff { retry_in, .. }) => {

@@ -55,6 +55,9 @@ pub(crate) const EVENTS_MAX: usize = 1024;
 const BATCH: usize = 512;
 /// How often cells are measured and use is collected.
 const OBSERVE: Duration = Duration::from_millis(250);
+/// A pass over all cells is followed by at least so many times its own duration without one: a million
+/// accounts slow the measuring down, not the driver.
+const OBSERVE_REST: u64 = 8;
 /// How often the driver looks at its timers while something waits.
 const BUSY_TICK: Duration = Duration::from_millis(10);
 /// A need that was told to the lessee is told again after this while checks wait.
@@ -102,7 +105,7 @@ pub(crate) struct Driver {
     /// Denied credentials in the view, oldest first.
     denials: VecDeque<Hash>,
     traffic: TrafficCounts,
-    observed_at: Mono,
+    observe_at: Mono,
     kept_alive_at: Mono,
     wanted_at: Mono,
     closing: Option<Closing>,
@@ -146,7 +149,7 @@ impl Driver {
             freshness: Freshness::default(),
             denials: VecDeque::new(),
             traffic: TrafficCounts::default(),
-            observed_at: Mono(0),
+            observe_at: Mono(0),
             kept_alive_at: Mono(0),
             wanted_at: Mono(0),
             closing: None,
@@ -179,10 +182,8 @@ impl Driver {
     pub(crate) async fn run(mut self) -> Option<(oneshot::Sender<Left>, Left)> {
         let mut tick = Instant::now();
         while !self.is_over() {
-            // Biased: what nodes say first, as it is what frees; timers last but never starved, as the
-            // batches are bounded.
+            // Not biased: neither asks nor news nor the disk may starve the others.
             tokio::select! {
-                biased;
                 event = self.events.recv() => match event {
                     Some(event) => self.take_events(event),
                     None => break,
@@ -244,7 +245,12 @@ impl Driver {
             Ask::Close { deadline, done } => self.begin_closing(now, deadline, done),
             _ if self.closing.is_some() => {}
             // Answered between the check's look and now: it will find the answer.
-            Ask::Resolve { hash, wake, .. } if self.view.knows(hash) => {
+            Ask::Resolve {
+                hash, wake, source, ..
+            } if self.view.knows(hash) => {
+                if let Some(source) = source {
+                    self.view.sources.pay_back(source);
+                }
                 if let Some(wake) = wake {
                     // Nobody waits any more: as good.
                     let _ = wake.send(());
@@ -265,7 +271,10 @@ impl Driver {
                     source,
                 };
                 let lessee = &mut self.lessee;
-                self.resolves.ask(now, asker, || lessee.draw());
+                let unused = self.resolves.ask(now, asker, || lessee.draw());
+                if let Some(source) = unused {
+                    self.view.sources.pay_back(source);
+                }
             }
             Ask::Want {
                 accounts,
@@ -323,12 +332,14 @@ impl Driver {
                     .look(now, &account, |account| lessee.cell(account));
             }
         }
-        let observe_ms = u64::try_from(OBSERVE.as_millis()).unwrap_or(u64::MAX);
-        if now.since_ms(self.observed_at) >= observe_ms {
-            self.observed_at = now;
+        if now >= self.observe_at {
             self.lessee.observe(now);
             self.collect(now);
             self.publish(now);
+            let after = clock::now();
+            let pause_ms = after.since_ms(now).saturating_mul(OBSERVE_REST);
+            let observe_ms = u64::try_from(OBSERVE.as_millis()).unwrap_or(u64::MAX);
+            self.observe_at = now.plus_ms(observe_ms).max(after.plus_ms(pause_ms));
         }
         let keepalive_ms = u64::try_from(self.config.keepalive.as_millis()).unwrap_or(u64::MAX);
         if now.since_ms(self.kept_alive_at) >= keepalive_ms {
@@ -445,6 +456,11 @@ impl Driver {
         if let Some(at) = self.freshness.fresh_at() {
             self.view.set_fresh_at(at);
         }
+        let now = clock::now();
+        if self.view.is_ready(now) && !self.status.borrow().ready {
+            // Somebody may wait for just this.
+            self.publish(now);
+        }
     }
 
     /// Remembers a denied credential, forgetting the oldest for room.
@@ -465,11 +481,6 @@ impl Driver {
     }
 
     fn publish(&mut self, now: Mono) {
-        let (mut accounts, mut held) = (0, 0_u64);
-        for (_, cell) in self.lessee.cells() {
-            accounts += 1;
-            held = held.saturating_add(cell.free());
-        }
         let counts = self.lessee.counts();
         let status = Status {
             session: self.session.state(),
@@ -478,8 +489,8 @@ impl Driver {
             stale_ms: self.view.stale_ms(now),
             ready: self.view.is_ready(now),
             principals: self.view.principals(),
-            accounts,
-            held,
+            accounts: self.reports.accounts,
+            held: self.reports.held,
             unacknowledged: self.reports.unacknowledged(),
             traffic: TrafficCounts {
                 resolves: self.resolves.sent,

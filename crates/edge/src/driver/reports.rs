@@ -32,6 +32,9 @@ pub(super) struct Reports {
     /// Nothing is sent before this moment.
     not_before: Mono,
     checkpointed_at: Mono,
+    /// Accounts with a cell, and the units in them, at the last look.
+    pub(super) accounts: usize,
+    pub(super) held: Units,
 }
 
 impl Reports {
@@ -44,6 +47,8 @@ impl Reports {
             avoid: None,
             not_before: Mono(0),
             checkpointed_at: Mono(0),
+            accounts: 0,
+            held: 0,
         }
     }
 
@@ -91,7 +96,10 @@ impl Driver {
         let Some(reporter) = &mut self.reports.reporter else {
             return;
         };
+        (self.reports.accounts, self.reports.held) = (0, 0);
         for (account, cell) in self.lessee.cells() {
+            self.reports.accounts += 1;
+            self.reports.held = self.reports.held.saturating_add(cell.free());
             // Only what all-or-none admitted is in `used`.
             let used = cell.used();
             let reported = match self.reports.reported.get_mut(account) {

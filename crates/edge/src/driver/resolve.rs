@@ -77,8 +77,14 @@ impl Resolves {
     }
 
     /// A check asks; it joins the question that is open, or opens one under the number drawn by `draw`.
-    /// Dropped, and so told that there is no answer, when too many are open.
-    pub(super) fn ask(&mut self, now: Mono, asker: Asker, draw: impl FnOnce() -> LeaseNo) {
+    /// Dropped, and so told that there is no answer, when too many are open. Answers the asker's source
+    /// where no question was opened for it: it does not count.
+    pub(super) fn ask(
+        &mut self,
+        now: Mono,
+        asker: Asker,
+        draw: impl FnOnce() -> LeaseNo,
+    ) -> Option<SourceSlot> {
         let Asker {
             hash,
             presented,
@@ -86,20 +92,18 @@ impl Resolves {
             wake,
             source,
         } = asker;
-        if let Some(pending) = self
-            .by_hash
-            .get(&hash)
-            .and_then(|n| self.pending.get_mut(n))
-        {
+        let open = self.by_hash.get(&hash);
+        if let Some(pending) = open.and_then(|nonce| self.pending.get_mut(nonce)) {
             pending.need = pending.need.max(cost);
             pending.waiting.extend(wake.map(|wake| (wake, cost)));
-            return;
+            return source;
         }
         if self.pending.len() >= RESOLVES_MAX + REFRESHES_MAX {
-            return;
+            return source;
         }
         let waiting = wake.map(|wake| (wake, cost)).into_iter().collect();
         self.open(now, (hash, presented, cost), draw(), waiting, source, false);
+        None
     }
 
     fn open(
