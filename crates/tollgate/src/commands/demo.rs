@@ -308,16 +308,14 @@ impl Play {
         self.kill(leader, "the Raft leader", requests).await
     }
 
+    /// Kills the issuer of most slots that does not lead; where only the leader issues, that one.
     async fn kill_issuer(&mut self, requests: usize) -> Result<Takeover, Failure> {
         let view = ClusterView::read(&self.admin).await?;
-        let issuer = view
-            .owners()
-            .into_iter()
-            .find(|node| Some(*node) != view.leader);
-        let Some(issuer) = issuer else {
-            return Err(Failure::failed("no node but the leader issues any slot"));
-        };
-        self.kill(issuer, "an issuer", requests).await
+        let order = |node: &u64| (Some(*node) != view.leader, view.slots_of(*node));
+        match view.owners().into_iter().max_by_key(order) {
+            Some(issuer) => self.kill(issuer, "an issuer", requests).await,
+            None => Err(Failure::failed("no node issues any slot")),
+        }
     }
 
     /// Kills a node, replays requests meanwhile, and starts it again.
