@@ -463,9 +463,16 @@ impl Cluster {
     pub(crate) fn heal(&mut self, what: &str, mut done: impl FnMut(&Self) -> bool) {
         self.fates = vec![1];
         for _ in 0..2000 {
+            let mut delivered = 0;
             while !self.bag.is_empty() {
                 self.deliver(0);
                 self.check();
+                delivered += 1;
+                assert!(
+                    delivered < 10_000,
+                    "messages beget messages: {}",
+                    self.held()
+                );
             }
             if done(self) {
                 return;
