@@ -185,7 +185,7 @@ fn planted_faults_are_caught() {
         planted::choose(None);
         match found {
             Err(TestError::Fail(why, _)) => {
-                println!("{fault}: caught in life {}: {why}", lives.get())
+                println!("{fault}: caught in life {}: {why}", lives.get());
             }
             other => missed.push((fault, other.err())),
         }
