@@ -396,6 +396,29 @@ file = "pepper"
     }
 
     #[test]
+    fn the_files_of_cluster_are_three_nodes_of_one_cluster() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../cluster");
+        let configs = [1, 2, 3].map(|node| {
+            let config = ServerConfig::load(&folder.join(format!("node{node}.toml"))).unwrap();
+            assert_eq!(config.node, node);
+            assert_eq!(config.members.len(), 3);
+            let own = &config.members[usize::try_from(node).unwrap() - 1];
+            assert_eq!(own.quic, config.listen.quic.to_string());
+            config
+        });
+        assert!(
+            configs
+                .iter()
+                .all(|config| config.members == configs[0].members)
+        );
+        assert!(
+            configs
+                .iter()
+                .all(|config| config.cluster == configs[0].cluster)
+        );
+    }
+
+    #[test]
     fn wrong_files_are_refused_with_field_found_and_expected() {
         let cases = [
             (
