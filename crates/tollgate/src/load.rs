@@ -23,8 +23,8 @@ pub const ANSWER_BYTES_MAX: usize = 64 * 1024;
 /// How long a client waits for a decision before it counts it as unknown.
 pub const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
 
-/// The reason of a refusal because a quota is used up.
-const QUOTA_EXCEEDED: &str = "quota_exceeded";
+/// The reasons of refusals for want of units.
+const FOR_WANT_OF_UNITS: [&str; 2] = ["quota_exceeded", "unavailable"];
 
 /// Longest latency the histogram resolves, in nanoseconds (one minute); longer ones count as this.
 const LATENCY_NS_MAX: u64 = 60_000_000_000;
@@ -204,8 +204,8 @@ pub struct Tally {
     pub admitted: Vec<u64>,
     /// Units by subject whose decision never reached the client: admitted or not.
     pub unknown: Vec<u64>,
-    /// Refusals by subject because a quota was used up.
-    pub refused_for_quota: Vec<u64>,
+    /// Refusals by subject for want of units: the quota was used up, or none came in time.
+    pub refused_for_units: Vec<u64>,
     /// Decisions by reason.
     pub reasons: BTreeMap<String, u64>,
     /// Checks that were surely not decided.
@@ -233,7 +233,7 @@ impl Tally {
         Self {
             admitted: vec![0; subjects],
             unknown: vec![0; subjects],
-            refused_for_quota: vec![0; subjects],
+            refused_for_units: vec![0; subjects],
             reasons: BTreeMap::new(),
             unsent: 0,
             errors: Vec::new(),
@@ -250,8 +250,8 @@ impl Tally {
                 *self.reasons.entry(answer.reason.clone()).or_default() += 1;
                 if answer.allowed {
                     self.admitted[check.subject] += check.cost;
-                } else if answer.reason == QUOTA_EXCEEDED {
-                    self.refused_for_quota[check.subject] += 1;
+                } else if FOR_WANT_OF_UNITS.contains(&answer.reason.as_str()) {
+                    self.refused_for_units[check.subject] += 1;
                 }
             }
             Err(error) => {
@@ -277,9 +277,9 @@ impl Tally {
             *sum += more;
         }
         for (sum, more) in self
-            .refused_for_quota
+            .refused_for_units
             .iter_mut()
-            .zip(&other.refused_for_quota)
+            .zip(&other.refused_for_units)
         {
             *sum += more;
         }
