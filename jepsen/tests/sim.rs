@@ -15,7 +15,15 @@ fn the_same_seed_gives_the_same_trace() {
 #[test]
 fn no_promise_breaks_in_a_short_sweep() {
     let sweep = sweep(1, 40, |_| ());
-    let broken: Vec<_> = sweep.broken.iter().map(|run| (run.seed, &run.broken)).collect();
+    let broken: Vec<_> = sweep
+        .broken
+        .iter()
+        .map(|run| (run.seed, &run.broken))
+        .collect();
     assert!(broken.is_empty(), "{broken:?}");
-    assert!(sweep.checks > 1000, "the runs made {} checks: the load is gone", sweep.checks);
+    assert!(
+        sweep.checks > 1000,
+        "the runs made {} checks: the load is gone",
+        sweep.checks
+    );
 }

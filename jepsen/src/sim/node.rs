@@ -533,7 +533,7 @@ impl World {
                 lease_no,
                 need,
             } => {
-                self.resolve(number, edge, (boot, customer, lease_no, need));
+                self.resolve(number, (edge, start), (boot, customer, lease_no, need));
             }
             Wire::Lease(lease) => {
                 let Some(issuer) = &mut node.issuer else {
@@ -601,7 +601,8 @@ impl World {
         self.send(Actor::Node(number), Actor::Edge(edge), welcome);
     }
 
-    fn resolve(&mut self, number: usize, edge: usize, ask: (Boot, usize, LeaseNo, Units)) {
+    fn resolve(&mut self, number: usize, to: (usize, u32), ask: (Boot, usize, LeaseNo, Units)) {
+        let (edge, start) = to;
         let (boot, customer, lease_no, need) = ask;
         let mono = self.nodes[number].mono(self.now);
         let node = &mut self.nodes[number];
@@ -637,7 +638,10 @@ impl World {
             revision,
             lease,
         };
-        self.send(Actor::Node(number), Actor::Edge(edge), wire);
+        // The answer belongs to the connection that asked: a later process of the edge never gets it.
+        if self.start_of(Actor::Edge(edge)) == Some(start) {
+            self.send(Actor::Node(number), Actor::Edge(edge), wire);
+        }
         self.drain(number);
     }
 }
