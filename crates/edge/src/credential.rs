@@ -4,7 +4,7 @@
 //! that nobody outside can make two credentials meet. Refuses to keep a credential or to send its secret:
 //! nodes get the public id and the SHA-256. The text format is [`tollgate_core::credential`]'s.
 
-use siphasher::sip128::SipHasher13;
+use crate::sip;
 use tollgate_core::account::Name;
 use tollgate_core::ids::Slot;
 
@@ -24,10 +24,7 @@ impl HashKeys {
 
     #[inline]
     pub(crate) fn hash(&self, credential: &str) -> Hash {
-        let (key0, key1) = self.0;
-        SipHasher13::new_with_keys(key0, key1)
-            .hash(credential.as_bytes())
-            .as_u128()
+        sip::hash(self.0, credential.as_bytes())
     }
 }
 

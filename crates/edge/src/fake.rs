@@ -6,10 +6,10 @@
 use crate::cell::EdgeCell;
 use crate::counts::CheckCounts;
 use crate::credential::HashKeys;
-use crate::decision::{CheckRequest, Decision, Reason};
+use crate::decision::{CheckRequest, Decision, Outcome, Reason};
 use crate::principal::{Parts, Principal};
 use crate::status::{SessionState, Status, TrafficCounts};
-use crate::view::{Denial, Mode, View};
+use crate::view::{Answer, Cold, Denial, Mode, View};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -146,6 +146,14 @@ impl FakeEdge {
         self.decide(request, Mode::Take)
     }
 
+    /// As [`Edge::admit`](crate::Edge::admit).
+    #[must_use]
+    pub fn admit(&self, request: &CheckRequest<'_>) -> Outcome {
+        let now = Mono(self.now_ms.load(Ordering::Relaxed));
+        self.view
+            .decide(now, request, Mode::Take, |answer, _| denied(answer))
+    }
+
     /// As [`Edge::check_or_wait`](crate::Edge::check_or_wait); nothing comes by waiting here.
     pub async fn check_or_wait(&self, request: &CheckRequest<'_>) -> Decision {
         self.check(request)
@@ -188,16 +196,24 @@ impl FakeEdge {
     fn decide(&self, request: &CheckRequest<'_>, mode: Mode) -> Decision {
         let now = Mono(self.now_ms.load(Ordering::Relaxed));
         self.view.decide(now, request, mode, |answer, who| {
-            let mut outcome = answer.outcome;
-            if let Some(crate::view::Cold::Unknown(_)) = answer.cold {
-                outcome.reason = Reason::CredentialInvalid;
-                outcome.retry_after_ms = None;
-            }
+            let outcome = denied(answer);
             Decision {
                 outcome,
                 principal: who.cloned(),
             }
         })
+    }
+}
+
+/// Nobody can be asked: who is unknown is nobody's.
+fn denied(answer: Answer) -> Outcome {
+    match answer.cold {
+        Some(Cold::Unknown(_)) => Outcome {
+            reason: Reason::CredentialInvalid,
+            retry_after_ms: None,
+            ..answer.outcome
+        },
+        _ => answer.outcome,
     }
 }
 

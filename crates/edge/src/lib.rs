@@ -27,6 +27,7 @@ mod fake;
 mod journal;
 mod link;
 mod principal;
+mod sip;
 mod sources;
 mod status;
 mod view;
