@@ -110,13 +110,10 @@ fn folder(args: &Demo) -> Result<(PathBuf, bool), Failure> {
     Ok((dir, temporary))
 }
 
-fn kept(failure: Failure, dir: &std::path::Path) -> Failure {
-    let message = format!(
-        "{}\nlogs and data are kept in {}",
-        failure.message,
-        dir.display()
-    );
-    Failure { message, ..failure }
+fn kept(mut failure: Failure, dir: &std::path::Path) -> Failure {
+    let more = format!("\nlogs and data are kept in {}", dir.display());
+    failure.message.push_str(&more);
+    failure
 }
 
 /// The demo under way.
@@ -173,7 +170,7 @@ impl Play {
         Ok(this)
     }
 
-    fn tell(&self, line: String) {
+    fn tell(&self, line: impl std::fmt::Display) {
         let ms = self.started.elapsed().as_millis();
         say(
             self.format,
@@ -194,7 +191,7 @@ impl Play {
         let before = self.leases().await?;
         self.replay(quarter).await?;
         let cold = self.leases().await?.since(&before);
-        self.tell("a quarter of the log is through, one check per client or few: cold".to_owned());
+        self.tell("a quarter of the log is through, one check per client or few: cold");
         self.start_hot();
         // The demand of the log's clients fades first: what is measured is the hot customer alone.
         tokio::time::sleep(FADING).await;
@@ -210,7 +207,7 @@ impl Play {
         for edge in self.cluster.edges() {
             edge.stop().await?;
         }
-        self.tell("edges ended: units surrendered, use reported, sessions closed".to_owned());
+        self.tell("edges ended: units surrendered, use reported, sessions closed");
         let accounts = self.settled_accounts().await?;
         Ok(Verdict::new(
             &self.story,
@@ -286,7 +283,7 @@ impl Play {
             )
             .await
         }));
-        self.tell("the hot customer is under sustained load at both edges".to_owned());
+        self.tell("the hot customer is under sustained load at both edges");
     }
 
     async fn end_load(&mut self) -> Result<(), Failure> {
