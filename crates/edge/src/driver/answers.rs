@@ -32,7 +32,11 @@ impl Driver {
                 }
                 self.reports.handle_up(node);
                 if let Some(boot) = self.session.boot() {
-                    // Ties the connection to this boot, and proves freshness.
+                    // Ties the connection to this boot, and proves freshness. The link's own `Hello` may
+                    // have gone out before the boot was known; the node ignores a repeat.
+                    let hello = self.introduction.borrow().hello();
+                    let hello = EdgeMessage::Hello(hello);
+                    self.nodes.send(node, Stream::Control, hello);
                     self.keep_alive_at(node, boot);
                 }
                 tracing::info!(%node, %boot, "connected");
