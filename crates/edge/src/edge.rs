@@ -14,6 +14,7 @@ use crate::journal::{Journal, JournalEntry, JournalError};
 use crate::link::{Introduction, Link};
 use crate::status::{Left, Status};
 use crate::view::{Answer, Cold, Mode, View};
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -219,12 +220,16 @@ impl Edge {
                 }
                 matches!(tokio::time::timeout_at(deadline, woken).await, Ok(Ok(())))
             };
-            if !woken {
-                break;
-            }
+            // Also when nobody woke it: it may be there by now.
             (decision, cold) = self.look(request, mode);
-            if cold.is_none() {
-                return decision;
+            match &cold {
+                None => return decision,
+                Some(lacking) if !woken => {
+                    let waited = self.cold_deadline.saturating_sub(deadline - Instant::now());
+                    tracing::debug!(?waited, %lacking, "a check was not served in time");
+                    break;
+                }
+                Some(_) => {}
             }
         }
         self.view.count(decision.reason());
@@ -353,6 +358,16 @@ enum Lacking {
         accounts: Vec<AccountId>,
         answer: Answer,
     },
+}
+
+impl fmt::Display for Lacking {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ready => f.write_str("the edge is not ready"),
+            Self::Principal { .. } => f.write_str("nobody said who this is"),
+            Self::Units { accounts, .. } => write!(f, "no units of {accounts:?}"),
+        }
+    }
 }
 
 #[cold]

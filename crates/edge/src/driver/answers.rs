@@ -12,8 +12,8 @@ use tollgate_core::account::{AccountId, Name};
 use tollgate_core::ids::{Boot, NodeId, Revision};
 use tollgate_core::lessee::Cell;
 use tollgate_core::message::{
-    EdgeMessage, LeaseAnswer, NodeMessage, Principal as Who, ResolveAnswer, ResolveOutcome,
-    SlotAnswer, SlotOutcome,
+    EdgeMessage, LeaseAnswer, LeaseState, NodeMessage, Principal as Who, ResolveAnswer,
+    ResolveOutcome, SlotAnswer, SlotOutcome,
 };
 use tollgate_core::time::Sent;
 
@@ -69,7 +69,7 @@ impl Driver {
                 revision,
                 ..
             } => {
-                self.hear(revision);
+                self.hear(from.0, revision);
                 if let Some(age_ms) = confirmed_age_ms
                     && sent_mark <= now.0
                 {
@@ -78,7 +78,7 @@ impl Driver {
                     self.tell_view();
                 }
             }
-            NodeMessage::Push { revision } => self.hear(revision),
+            NodeMessage::Push { revision } => self.hear(from.0, revision),
             NodeMessage::Routes { routes, .. } => self.lessee.handle_routes(now, &routes),
             NodeMessage::Changes {
                 revision,
@@ -100,8 +100,8 @@ impl Driver {
         }
     }
 
-    fn hear(&mut self, revision: Revision) {
-        if self.freshness.hear(revision) {
+    fn hear(&mut self, node: NodeId, revision: Revision) {
+        if self.freshness.hear(node, revision) {
             self.lessee.handle_revision(revision);
             self.tell_view();
         }
@@ -128,13 +128,12 @@ impl Driver {
         let SlotOutcome::Lines { lines, .. } = &part.outcome else {
             return;
         };
-        let lessee = &self.lessee;
         for line in lines {
-            if let Some(cell) = lessee.cell(&line.account) {
+            if let Some(cell) = self.lessee.cell(&line.account) {
                 cell.tell_remaining(line.remaining);
             }
-            self.waiters
-                .look(now, &line.account, |account| lessee.cell(account));
+            let under_way = matches!(line.state, LeaseState::Pending | LeaseState::Recalling);
+            self.look_after(now, &line.account, !under_way);
         }
     }
 
@@ -145,7 +144,7 @@ impl Driver {
             outcome,
             lease,
         } = answer;
-        self.hear(revision);
+        self.hear(from.0, revision);
         let usable = outcome != ResolveOutcome::Unconfirmed && revision >= self.freshness.known();
         if !usable {
             self.resolves.elsewhere(now, nonce);

@@ -19,6 +19,8 @@ const ELSEWHERE_MS: u64 = 50;
 pub(super) struct Freshness {
     acted: Revision,
     known: Revision,
+    /// Who named it first: a node that is alive and has it.
+    teller: Option<NodeId>,
     /// Confirmed moments of revisions beyond `acted`.
     ahead: Vec<(Revision, Mono)>,
     fresh_at: Option<Mono>,
@@ -40,9 +42,12 @@ impl Freshness {
         self.fresh_at
     }
 
-    /// Somebody named a revision. Answers whether it is news.
-    pub(super) fn hear(&mut self, revision: Revision) -> bool {
+    /// A node named a revision. Answers whether it is news.
+    pub(super) fn hear(&mut self, node: NodeId, revision: Revision) -> bool {
         let news = revision > self.known;
+        if news {
+            self.teller = Some(node);
+        }
         self.known = self.known.max(revision);
         news
     }
@@ -60,14 +65,15 @@ impl Freshness {
         self.ahead.push((revision, at));
     }
 
-    /// Whether changes are to be asked for now, and whom not to ask.
-    pub(super) fn wants_changes(&self, now: Mono) -> Option<Option<NodeId>> {
+    /// Whether changes are to be asked for now: whom best, and whom not.
+    pub(super) fn wants_changes(&self, now: Mono) -> Option<(Option<NodeId>, Option<NodeId>)> {
         if self.target.is_some() || self.known <= self.acted {
             return None;
         }
         match self.asked {
             Some((_, at)) if now.since_ms(at) < ASK_AGAIN_MS => None,
-            asked => Some(asked.map(|(node, _)| node)),
+            Some((node, _)) => Some((None, Some(node))),
+            None => Some((self.teller, None)),
         }
     }
 
@@ -88,7 +94,7 @@ impl Freshness {
     /// whether they are news.
     pub(super) fn begin(&mut self, revision: Revision) -> bool {
         self.asked = None;
-        self.hear(revision);
+        self.known = self.known.max(revision);
         let news = self.target.is_none() && revision > self.acted;
         if news {
             self.target = Some(revision);
@@ -152,13 +158,19 @@ mod tests {
     fn a_view_that_lacks_changes_is_not_made_fresh_by_the_node_that_told_of_them() {
         let mut freshness = Freshness::default();
         freshness.reach(revision(5));
-        assert!(freshness.hear(revision(7)));
+        assert!(freshness.hear(NodeId(1), revision(7)));
         freshness.handle_confirmed(Sent(Mono(2000)), 0, revision(7));
         assert_eq!(freshness.fresh_at(), None);
-        assert_eq!(freshness.wants_changes(Mono(2000)), Some(None));
+        assert_eq!(
+            freshness.wants_changes(Mono(2000)),
+            Some((Some(NodeId(1)), None))
+        );
         freshness.asked(Mono(2000), NodeId(1));
         assert_eq!(freshness.wants_changes(Mono(2400)), None);
-        assert_eq!(freshness.wants_changes(Mono(2500)), Some(Some(NodeId(1))));
+        assert_eq!(
+            freshness.wants_changes(Mono(2500)),
+            Some((None, Some(NodeId(1))))
+        );
         assert!(freshness.begin(revision(7)));
         assert_eq!(
             freshness.wants_changes(Mono(9000)),

@@ -311,6 +311,17 @@ impl Driver {
         }
     }
 
+    /// Wakes who can go on with an account; if `ask`, asks for more where somebody still waits.
+    fn look_after(&mut self, now: Mono, account: &AccountId, ask: bool) {
+        let lessee = &self.lessee;
+        let need = self
+            .waiters
+            .look(now, account, |account| lessee.cell(account));
+        if let (Some(need), true) = (need, ask) {
+            self.lessee.handle_want(now, account, need);
+        }
+    }
+
     fn is_waiting(&self) -> bool {
         self.lessee.is_waiting()
             || !self.resolves.is_empty()
@@ -325,11 +336,8 @@ impl Driver {
         if now.since_ms(self.wanted_at) >= WANT_AGAIN_MS && !self.waiters.is_empty() {
             self.wanted_at = now;
             self.waiters.prune();
-            for (account, need) in self.waiters.needs() {
-                self.lessee.handle_want(now, &account, need);
-                let lessee = &self.lessee;
-                self.waiters
-                    .look(now, &account, |account| lessee.cell(account));
+            for account in self.waiters.accounts() {
+                self.look_after(now, &account, true);
             }
         }
         if now >= self.observe_at {
@@ -411,10 +419,11 @@ impl Driver {
             self.freshness.reach(self.freshness.known());
             self.tell_view();
         }
-        let Some(except) = self.freshness.wants_changes(now) else {
+        let Some((teller, except)) = self.freshness.wants_changes(now) else {
             return;
         };
-        let Some(to) = self.nodes.any(except) else {
+        let teller = teller.filter(|node| self.nodes.boot(*node).is_some());
+        let Some(to) = teller.or_else(|| self.nodes.any(except)) else {
             return;
         };
         let since = self.freshness.acted();

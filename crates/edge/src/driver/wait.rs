@@ -57,43 +57,38 @@ impl Waiters {
         self.all.is_empty()
     }
 
-    /// Every account that somebody waits for, with the largest cost.
-    pub(super) fn needs(&self) -> Vec<(AccountId, Units)> {
-        let need = |ids: &BTreeSet<u64>| {
-            let waiters = ids.iter().filter_map(|id| self.all.get(id));
-            waiters.map(|waiter| waiter.cost).max()
-        };
-        let accounts = self.by_account.iter();
-        accounts
-            .filter_map(|(account, ids)| Some((account.clone(), need(ids)?)))
-            .collect()
+    /// Every account that somebody waits for.
+    pub(super) fn accounts(&self) -> Vec<AccountId> {
+        self.by_account.keys().cloned().collect()
     }
 
-    /// Wakes those waiting for `account` that can go on, oldest first, as many as its units cover;
-    /// all of them where it refuses.
+    /// Wakes those waiting for `account` that can go on, oldest first, as many as its units cover; all of
+    /// them where it refuses. Answers what the cell should hold for one more of those that still wait.
     pub(super) fn look<'c>(
         &mut self,
         now: Mono,
         account: &AccountId,
         cell: impl Fn(&AccountId) -> Option<&'c EdgeCell>,
-    ) {
-        let Some(ids) = self.by_account.get(account) else {
-            return;
-        };
-        let Some(own) = cell(account) else { return };
+    ) -> Option<Units> {
+        let ids = self.by_account.get(account)?;
+        let own = cell(account)?;
         let refused = own.refused(now).is_some();
-        let mut free = own.free();
+        let mut promised: Units = 0;
+        let mut largest = None;
         let mut woken = Vec::new();
         for id in ids {
             let Some(waiter) = self.all.get(id) else {
                 continue;
             };
+            let covered = own.free().saturating_sub(promised) >= waiter.cost;
             let enough = |other: &AccountId| cell(other).is_some_and(|c| c.free() >= waiter.cost);
-            if free >= waiter.cost && waiter.accounts.iter().all(enough) {
-                free -= waiter.cost;
+            if covered && waiter.accounts.iter().all(enough) {
+                promised = promised.saturating_add(waiter.cost);
                 woken.push(*id);
             } else if refused {
                 woken.push(*id);
+            } else if !covered {
+                largest = largest.max(Some(waiter.cost));
             }
         }
         for id in woken {
@@ -102,6 +97,7 @@ impl Waiters {
                 let _ = waiter.wake.send(());
             }
         }
+        Some(promised.saturating_add(largest?))
     }
 
     /// Forgets checks that were given up.
@@ -158,9 +154,10 @@ mod tests {
         let mut first = wait(2, &["a"]);
         let mut both = wait(1, &["a", "b"]);
         let mut late = wait(2, &["a"]);
-        assert_eq!(waiters.needs(), [(account("a"), 2), (account("b"), 1)]);
+        assert_eq!(waiters.accounts(), [account("a"), account("b")]);
         cells[&account("a")].deposit(3);
-        waiters.look(Mono(0), &account("a"), |a| cells.get(a));
+        let need = waiters.look(Mono(0), &account("a"), |a| cells.get(a));
+        assert_eq!(need, Some(4), "two for the first, two for the last");
         assert!(first.try_recv().is_ok());
         assert!(both.try_recv().is_err(), "b is short");
         assert!(late.try_recv().is_err(), "one unit is left");
@@ -168,7 +165,8 @@ mod tests {
             state: LeaseState::NoneForGood,
             until: None,
         }));
-        waiters.look(Mono(0), &account("b"), |a| cells.get(a));
+        let need = waiters.look(Mono(0), &account("b"), |a| cells.get(a));
+        assert_eq!(need, None);
         assert!(both.try_recv().is_ok());
         drop(late);
         waiters.prune();
