@@ -1,6 +1,6 @@
 //! The run's catalog: customers `c0`, `c1` … with a plan, a licence and a key each, and changes of limits.
 //!
-//! The observer's knowledge of limits comes from [`limits_of`], which reads commands, not the core's catalog.
+//! The observer reads limits out of these commands itself ([`super::naive`]), not out of the core's catalog.
 
 use super::scenario::LimitSpec;
 use std::sync::Arc;

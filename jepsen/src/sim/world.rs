@@ -1,7 +1,7 @@
 //! The run: virtual time, the queue of events, and the step that moves everything on.
 //!
 //! One thread, one seed. Events are ordered by (time, number); nothing else decides what happens next.
-//! The drivers live beside it: [`super::raft`], [`super::node`], [`super::edge`], [`super::workload`],
+//! The drivers live beside it: [`super::raft`], [`super::node`], [`super::edge`],
 //! [`super::nemesis`], [`super::finish`]. After every event [`super::truth`] is asked whether every promise
 //! still holds.
 
