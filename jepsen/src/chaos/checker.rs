@@ -82,6 +82,7 @@ pub fn judge(evidence: &Evidence, history: &[Operation]) -> Vec<Finding> {
         admitted_within_limit(evidence, history),
         ledger_within_limit(evidence),
         billed_within_admitted(evidence, &counts, &ledger),
+        metered_within_admitted(evidence, &counts),
         lost_within_bound(evidence, history, &counts, &ledger),
         metered_as_settled(evidence, history, &ledger),
         changes_kept(evidence, history, &ledger),
@@ -243,6 +244,26 @@ fn last_use_of_killed_edges(evidence: &Evidence, history: &[Operation]) -> Vec<V
         }
     }
     last
+}
+
+/// P4, never too much, in the other column: usage counts no unit that no client may have been told of.
+fn metered_within_admitted(evidence: &Evidence, counts: &[Count]) -> Finding {
+    let mut finding = Finding::new("metered <= admitted, for every customer");
+    let mut most: BTreeMap<&str, u64> = BTreeMap::new();
+    for (subject, count) in evidence.subjects.iter().zip(counts) {
+        *most.entry(&subject.customer).or_default() += count.ok + count.unknown;
+    }
+    for used in &evidence.usage {
+        let most = most.get(used.customer.as_str()).copied().unwrap_or(0);
+        if used.units > most {
+            finding.violation(format!(
+                "{}: metered {}, but at most {most} were admitted",
+                used.customer, used.units
+            ));
+        }
+    }
+    finding.measured = format!("{} customers with metered use", evidence.usage.len());
+    finding
 }
 
 /// P4, never too little: what clients were surely told is billed, but for the last use of edges that were killed.
@@ -433,8 +454,9 @@ fn held_units_serve(evidence: &Evidence, counts: &[Count]) -> Finding {
     finding
 }
 
-/// P3 at the end of the run: a customer who was only refused for its last two seconds has nothing left in the ledger.
-/// What crashed edges hold is gone from it; what live ones held they handed in when they ended.
+/// P3 at the end of the run: a customer who was only refused for its last two seconds, and whose limit did not grow
+/// within them, has nothing left in the ledger. What crashed edges hold is gone from it; what live ones held they
+/// handed in when they ended.
 fn refused_is_used_up(
     evidence: &Evidence,
     history: &[Operation],
@@ -453,10 +475,19 @@ fn refused_is_used_up(
         let at = last.entry(operation.subject).or_default();
         *at = operation.complete_us.max(*at);
     }
+    // A refusal from before a raise says nothing of what the raise gave. One of unknown fate may still be made.
+    for change in &evidence.changes {
+        if let What::Raise(_) = change.what {
+            let at = last_use.entry(change.subject).or_default();
+            *at = change.acked_us.unwrap_or(u64::MAX).max(*at);
+        }
+    }
     let (mut judged, mut stranded) = (0_u64, 0_u64);
     for (index, last_refused) in refused {
         let since = last_use.get(&index).copied().unwrap_or(0);
-        if last_refused < since + REFUSED_US_MIN || last_refused + REFUSED_US_MIN < end {
+        if last_refused < since.saturating_add(REFUSED_US_MIN)
+            || last_refused + REFUSED_US_MIN < end
+        {
             continue;
         }
         judged += 1;

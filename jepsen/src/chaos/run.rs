@@ -174,11 +174,12 @@ impl Run {
         let calm_from_us = self
             .nemesis
             .did("all is repaired; clients go on for a while".to_owned());
-        tokio::time::sleep(CALM).await;
+        // The administrator ends first, so that what its last raise gave must be had.
         let mut changes = Vec::new();
         if let Some(administrator) = self.administrator.take() {
             changes = administrator.stop().await?;
         }
+        tokio::time::sleep(CALM).await;
         if let Some(load) = self.load.take() {
             load.stop().await;
         }

@@ -164,7 +164,8 @@ fn one_unit_billed_twice_is_seen_and_an_unknown_one_may_be_billed() {
     evidence.usage[2].units = 2;
     assert_eq!(
         violations(&evidence, &history),
-        "gone: billed 2, but clients were told of 1 admitted and 0 are unknown"
+        "gone: billed 2, but clients were told of 1 admitted and 0 are unknown\n\
+         gone: metered 2, but at most 1 were admitted"
     );
     history.push(operation(2, 500, Outcome::Unknown));
     assert_eq!(violations(&evidence, &history), "");
@@ -299,7 +300,7 @@ fn excess_a_difference_in_metering_and_a_refused_held_unit_are_seen() {
     evidence.usage[1].units = 5;
     assert_eq!(
         violations(&evidence, &history),
-        "raised: 5 metered, 4 settled"
+        "raised: metered 5, but at most 4 were admitted\nraised: 5 metered, 4 settled"
     );
 
     let (mut evidence, history) = good();
@@ -340,6 +341,32 @@ fn a_refusal_while_units_are_free_is_seen_unless_it_is_of_the_moment() {
     evidence.ledger[0].out = 0;
     history.push(operation(0, 36 * SECOND + 1, Outcome::Unknown));
     assert_eq!(violations(&evidence, &history), "", "it was just leased");
+}
+
+#[test]
+fn a_refusal_from_before_a_raise_says_nothing_of_what_it_gave() {
+    let (mut evidence, mut history) = good();
+    let refusal = operation(1, 38 * SECOND, Outcome::refused("quota_exceeded"));
+    history.push(refusal);
+    let mut raise = |acked_us| {
+        evidence.changes.push(Change {
+            subject: 1,
+            what: What::Raise(9),
+            invoke_us: 34 * SECOND,
+            acked_us,
+            revision: 812,
+        });
+        evidence.ledger[1].limit = Some(9);
+        let found = violations(&evidence, &history);
+        evidence.changes.pop();
+        found
+    };
+    assert_eq!(raise(Some(36 * SECOND + 1)), "", "too near to the raise");
+    assert_eq!(raise(None), "", "it may have been made at the end");
+    assert_eq!(
+        raise(Some(36 * SECOND)),
+        "raised: refused for quota for 2000 ms although 5 of 9 units were free"
+    );
 }
 
 #[test]
