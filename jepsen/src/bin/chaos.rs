@@ -12,6 +12,7 @@ use clap::{Args, Parser, Subcommand};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tollgate::output::Failure;
 use tollgate_jepsen::chaos::checker::Finding;
@@ -70,6 +71,14 @@ enum Command {
         /// So many times.
         #[arg(long, default_value_t = 5)]
         rounds: u64,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Use up quotas at both edges while nothing is wrong.
+    Healthy {
+        /// For so many seconds.
+        #[arg(long, default_value_t = 20)]
+        seconds: u64,
         #[command(flatten)]
         common: Common,
     },
@@ -139,6 +148,11 @@ fn decide(cli: &Cli) -> Result<bool, Failure> {
         Command::Rejoin { rounds, common } => {
             play(common, &format!("rejoin --rounds {rounds}"), |options| {
                 scenarios::rejoin(options, *rounds)
+            })
+        }
+        Command::Healthy { seconds, common } => {
+            play(common, &format!("healthy --seconds {seconds}"), |options| {
+                scenarios::healthy(options, Duration::from_secs(*seconds))
             })
         }
         Command::Check { dir } => {

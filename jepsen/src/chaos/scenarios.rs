@@ -1,4 +1,5 @@
-//! The scenarios: the plan of a seed, takeovers one by one, all links cut, an isolated follower that returns.
+//! The scenarios: the plan of a seed, takeovers one by one, all links cut, an isolated follower that returns, and none
+//! of that.
 //!
 //! Owns: what is done between the start and the judgement of a run, and findings of a scenario's own. Read next:
 //! `run.rs` for the frame around them.
@@ -10,6 +11,7 @@ use super::history::{Operation, Outcome};
 use super::nemesis::{PROBE_CUSTOMERS, service};
 use super::plan::{EDGES, Plan, Target, Way};
 use super::run::{Options, Run, Verdict};
+use super::workload::Workload;
 use std::sync::Arc;
 use std::time::Duration;
 use tollgate::output::Failure;
@@ -294,6 +296,57 @@ pub async fn rejoin(mut options: Options, rounds: u64) -> Result<Verdict, Failur
     let mut verdict = run.finish(Vec::new(), 0).await?;
     verdict.add(vec![finding]);
     Ok(verdict)
+}
+
+/// Lets clients use up quotas at both edges while nothing is wrong.
+///
+/// # Errors
+/// [`Failure`] when the run cannot be judged.
+pub async fn healthy(mut options: Options, time: Duration) -> Result<Verdict, Failure> {
+    options.fresh = 2 * PROBE_CUSTOMERS;
+    let run = Run::start(options).await?;
+    tokio::time::sleep(time).await;
+    let hot = hot(&run);
+    let recorder = Arc::clone(&run.recorder);
+    let mut verdict = run.finish(vec![hot], 0).await?;
+    let used = used_before_refused(&recorder.workload, &recorder.history());
+    verdict.add(vec![used]);
+    Ok(verdict)
+}
+
+/// P3 with healthy links: what of a quota was admitted, or on its way to be, when its first refusal came.
+fn used_before_refused(workload: &Workload, history: &[Operation]) -> Finding {
+    let mut finding = Finding::new("99.9 % of a quota is usable before its first refusal");
+    let (mut judged, mut units, mut used) = (0_u64, 0_u64, 0_u64);
+    for (subject, party) in workload.parties.iter().enumerate() {
+        if workload.raised.contains(&subject) {
+            continue;
+        }
+        let theirs = || history.iter().filter(|o| o.subject as usize == subject);
+        let refusals = theirs().filter(|o| o.outcome == Outcome::refused("quota_exceeded"));
+        let Some(first) = refusals.map(|o| o.complete_us).min() else {
+            continue;
+        };
+        let admitted: u64 = theirs()
+            .filter(|o| o.outcome == Outcome::Ok && o.invoke_us <= first)
+            .map(|o| u64::from(o.cost))
+            .sum();
+        judged += 1;
+        units += party.limit;
+        used += admitted;
+        if admitted * 1_000 < party.limit * 999 {
+            finding.violation(format!(
+                "{}: refused after {admitted} of {} units",
+                party.customer, party.limit
+            ));
+        }
+    }
+    if judged == 0 {
+        finding.violation("no customer used up its quota".to_owned());
+    }
+    finding.measured =
+        format!("{judged} customers met their limit: {used} of {units} units used before that");
+    finding
 }
 
 fn hot(run: &Run) -> u32 {

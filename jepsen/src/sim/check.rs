@@ -102,7 +102,7 @@ impl World {
         let refused = |open: &&Open| {
             open.cell
                 .refusal()
-                .is_some_and(|refusal| refusal.until.is_none_or(|until| mono < until))
+                .is_some_and(|refusal| refusal.refuses(mono, waiting.cost - open.cell.free()))
         };
         if lacking.iter().any(refused) {
             return Some(Outcome::Refused);
