@@ -13,7 +13,7 @@ use tollgate_core::command::{
 use tollgate_core::ids::{Boot, Epoch, Incarnation, LeaseNo, NodeId, Nonce, Revision, Slot, Units};
 use tollgate_core::issuer::{Issuer, Output, ResolveLease};
 use tollgate_core::ledger::Ledger;
-use tollgate_core::lessee::{self, Cell as _, Lessee, Refusal};
+use tollgate_core::lessee::{self, Cell as _, Lessee, Refusal, Resolved};
 use tollgate_core::message::{
     AnswerLine, Held, Lease, LeaseAnswer, LeaseLine, LeaseState, Route, SlotAnswer, SlotLease,
     SlotOutcome,
@@ -332,6 +332,10 @@ fn lessee_at(epoch: u64) -> (Lessee<TestCell>, (NodeId, Boot)) {
     (lessee, owner)
 }
 
+fn resolved(lease_no: LeaseNo) -> Resolved {
+    Resolved { lease_no, need: 1 }
+}
+
 fn granted(epoch: u64, lease_no: u64, units: Units, state: LeaseState) -> SlotAnswer {
     let line = AnswerLine {
         account: account(),
@@ -369,7 +373,12 @@ fn a_row_without_an_answer_takes_what_a_later_resolve_granted_once() {
     assert!(resolve > own);
     for _ in 0..2 {
         // Twice: a late copy of the answer must not count again.
-        lessee.open(Mono(1), &account(), TestCell::default(), Some(resolve));
+        lessee.open(
+            Mono(1),
+            &account(),
+            TestCell::default(),
+            Some(resolved(resolve)),
+        );
         let part = granted(1, resolve.0, 4, LeaseState::Granted);
         lessee.handle_slot_answer(Mono(1), owner, Revision::default(), &part);
         assert_eq!(cell.free(), 4);
@@ -380,7 +389,12 @@ fn a_row_without_an_answer_takes_what_a_later_resolve_granted_once() {
 fn a_late_answer_of_a_former_issuer_does_not_bind_a_row_to_its_epoch() {
     let (mut lessee, owner) = lessee_at(2);
     let resolve = lessee.draw();
-    lessee.open(Mono(0), &account(), TestCell::default(), Some(resolve));
+    lessee.open(
+        Mono(0),
+        &account(),
+        TestCell::default(),
+        Some(resolved(resolve)),
+    );
     let part = granted(1, resolve.0, 0, LeaseState::Pending);
     lessee.handle_slot_answer(Mono(0), owner, Revision::default(), &part);
     lessee.handle_want(Mono(1), &account(), 1);

@@ -33,6 +33,8 @@ pub(crate) struct EdgeCell {
 #[derive(Debug)]
 struct IssuersWord {
     refusal: AtomicU64,
+    /// What the refusal is about; written before it.
+    refused_need: AtomicU64,
     /// Estimate of what was left for everyone …
     remaining: AtomicU64,
     /// … when this edge had used so much.
@@ -54,6 +56,7 @@ impl EdgeCell {
         debug_assert!(index < QUOTAS_PER_BLOCK);
         let word = Arc::new(IssuersWord {
             refusal: AtomicU64::new(NO_REFUSAL),
+            refused_need: AtomicU64::new(0),
             remaining: AtomicU64::new(NOTHING_TOLD),
             used_then: AtomicU64::new(0),
         });
@@ -81,12 +84,17 @@ impl EdgeCell {
         CellRef::new(self.block.clone(), self.index)
     }
 
-    /// The refusal that stands at `now`.
-    pub(crate) fn refused(&self, now: Mono) -> Option<Refused> {
-        // ORDERING: Relaxed: one number that decides alone; units that come at the same time are seen by
-        // the next look at the cell.
-        let refusal = self.word.refusal.load(Ordering::Relaxed);
+    /// The refusal that stands at `now` against a check of `cost` for which the cell holds too little.
+    pub(crate) fn refused(&self, now: Mono, cost: Units) -> Option<Refused> {
+        // ORDERING: Acquire, paired with the Release in `set_refusal`: with a refusal its own need is seen,
+        // or one told since. So at worst a need told just now meets the end of the refusal before it, which
+        // comes sooner; never does a need outlive the refusal that was about it.
+        let refusal = self.word.refusal.load(Ordering::Acquire);
         if refusal == NO_REFUSAL {
+            return None;
+        }
+        let lacking = cost.saturating_sub(self.quota().free());
+        if lacking < self.word.refused_need.load(Ordering::Relaxed) {
             return None;
         }
         match refusal >> STATE_BITS {
@@ -138,6 +146,10 @@ impl Cell for EdgeCell {
     }
 
     fn set_refusal(&self, refusal: Option<Refusal>) {
+        if let Some(refusal) = refusal {
+            let need = &self.word.refused_need;
+            need.store(refusal.need, Ordering::Relaxed);
+        }
         let word = refusal.map_or(NO_REFUSAL, |refusal| {
             let state = match refusal.state {
                 LeaseState::NoneNow => 1,
@@ -149,7 +161,8 @@ impl Cell for EdgeCell {
                 .map_or(FOR_GOOD_MS, |until| until.0.min(FOR_GOOD_MS - 1));
             (until << STATE_BITS) | state
         });
-        self.word.refusal.store(word, Ordering::Relaxed);
+        // ORDERING: Release, see `refused`.
+        self.word.refusal.store(word, Ordering::Release);
     }
 }
 
@@ -164,26 +177,46 @@ mod tests {
     #[test]
     fn a_refusal_ends_by_time_by_word_or_not_at_all() {
         let cell = cell();
-        assert_eq!(cell.refused(Mono(0)), None);
+        assert_eq!(cell.refused(Mono(0), 1), None);
         let now = Refusal {
             state: LeaseState::NoneNow,
             until: Some(Mono(1000)),
+            need: 1,
         };
         cell.set_refusal(Some(now));
         assert_eq!(
-            cell.refused(Mono(400)),
+            cell.refused(Mono(400), 1),
             Some(Refused::Now {
                 retry_after_ms: 600
             })
         );
-        assert_eq!(cell.refused(Mono(1000)), None);
+        assert_eq!(cell.refused(Mono(1000), 1), None);
         cell.set_refusal(Some(Refusal {
             state: LeaseState::NoneForGood,
             until: None,
+            need: 1,
         }));
-        assert_eq!(cell.refused(Mono(u64::MAX)), Some(Refused::ForGood));
+        assert_eq!(cell.refused(Mono(u64::MAX), 1), Some(Refused::ForGood));
         cell.set_refusal(None);
-        assert_eq!(cell.refused(Mono(0)), None);
+        assert_eq!(cell.refused(Mono(0), 1), None);
+    }
+
+    #[test]
+    fn a_refusal_is_about_what_was_asked_for_and_more() {
+        let cell = cell();
+        cell.deposit(5);
+        // A check of 45 lacked 40.
+        cell.set_refusal(Some(Refusal {
+            state: LeaseState::NoneNow,
+            until: Some(Mono(1000)),
+            need: 40,
+        }));
+        let refused = |cost| cell.refused(Mono(0), cost).is_some();
+        assert!(refused(45) && refused(46) && refused(u64::MAX));
+        assert!(!refused(44) && !refused(6));
+        // The same check lacks more when less is there; one that lacks less may still ask.
+        assert_eq!(cell.withdraw(5), 5);
+        assert!(refused(40) && !refused(39) && !refused(1));
     }
 
     #[test]

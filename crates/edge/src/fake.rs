@@ -115,6 +115,7 @@ impl FakeEdge {
                 cell.set_refusal(Some(Refusal {
                     state: LeaseState::NoneForGood,
                     until: None,
+                    need: 1,
                 }));
                 state.accounts.insert(account.clone(), cell.clone());
             }

@@ -4,6 +4,7 @@
 //! read it on any thread without a lock; only the driver writes. Refuses to wait and to ask: it says
 //! [`Cold`] and the caller decides whether to. Next: `driver/mod.rs`, which fills it.
 
+use crate::cell::EdgeCell;
 use crate::counts::{Counts, Entered};
 use crate::credential::{self, Hash, HashKeys};
 use crate::decision::{CheckRequest, Outcome, Reason};
@@ -142,13 +143,14 @@ impl View {
             leave(entered, &answer);
             return with(answer, None);
         };
+        let cost = request.cost.units();
         let taken = match mode {
-            Mode::Take => principal.take(request.cost.units()),
-            Mode::Peek => look(principal, now, request.cost.units()),
+            Mode::Take => principal.take(cost),
+            Mode::Peek => look(principal, now, cost),
         };
         let answer = match taken {
             Ok(()) => self.final_answer(stale_ms, Reason::Ok, None),
-            Err(limit) => match self.short(now, stale_ms, principal, limit) {
+            Err(limit) => match self.short(now, stale_ms, principal, (limit, cost)) {
                 // A look asks for nothing: by the last word there is too little.
                 Answer {
                     outcome,
@@ -171,10 +173,11 @@ impl View {
         now: Mono,
         stale_ms: Option<u64>,
         principal: &Principal,
-        limit: usize,
+        (limit, cost): (usize, Units),
     ) -> Answer {
         use crate::cell::Refused;
-        match principal.cell(limit).and_then(|cell| cell.refused(now)) {
+        let refused = |cell: &EdgeCell| cell.refused(now, cost);
+        match principal.cell(limit).and_then(refused) {
             Some(Refused::Now { retry_after_ms }) => {
                 self.final_answer(stale_ms, Reason::QuotaExceeded, Some(retry_after_ms))
             }
@@ -334,7 +337,7 @@ fn leave(entered: Entered<'_>, answer: &Answer) {
 fn look(principal: &Principal, now: Mono, cost: Units) -> Result<(), usize> {
     for (place, (limit, cell)) in principal.accounts().enumerate() {
         let here = cell.quota().free() >= cost;
-        let elsewhere = cell.refused(now).is_none() && cell.remaining(limit.quota) >= cost;
+        let elsewhere = cell.refused(now, cost).is_none() && cell.remaining(limit.quota) >= cost;
         if !(here || elsewhere) {
             return Err(place);
         }

@@ -33,7 +33,7 @@ pub trait Cell {
     fn free(&self) -> Units;
     /// Units spent since the cell was made; never falls.
     fn used(&self) -> Units;
-    /// Until when a check that finds too little is refused without asking; `None`: ask.
+    /// What a check that finds too little is refused by without asking; `None`: it asks.
     fn set_refusal(&self, refusal: Option<Refusal>);
 }
 
@@ -44,6 +44,27 @@ pub struct Refusal {
     pub state: LeaseState,
     /// Until when; `None`: until the catalog changes.
     pub until: Option<Mono>,
+    /// What could not be had beyond what the cell held, at least 1: a check that lacks less asks. 1 where
+    /// nothing is left at all.
+    pub need: Units,
+}
+
+impl Refusal {
+    /// Whether it refuses, at `now`, a check that lacks so many units beyond what the cell holds.
+    #[must_use]
+    pub fn refuses(&self, now: Mono, lacking: Units) -> bool {
+        lacking >= self.need && self.until.is_none_or(|until| now < until)
+    }
+}
+
+/// A `Resolve` that may have opened a row at its issuer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resolved {
+    /// The number it opens rows under.
+    pub lease_no: LeaseNo,
+    /// Units that the checks behind it needed, which is what a refusal in its answer is about; 0 where that
+    /// is not known any more: then such a refusal is not remembered.
+    pub need: Units,
 }
 
 /// What a lessee wants done.
@@ -152,11 +173,11 @@ impl<C: Cell> Lessee<C> {
 
     /// Opens an account with the driver's cell; one that is open keeps its own. To be called for every
     /// account that a `Resolve` named, open or not, before its answer's lease part is handed in: with
-    /// `resolved`, the number of that `Resolve`, a row without any answer yet binds to it.
-    pub fn open(&mut self, now: Mono, account: &AccountId, cell: C, resolved: Option<LeaseNo>) {
+    /// `resolved`, that `Resolve`, a row without any answer yet binds to its number.
+    pub fn open(&mut self, now: Mono, account: &AccountId, cell: C, resolved: Option<Resolved>) {
         if let Some(row) = self.rows.get_mut(account) {
-            if let Some(lease_no) = resolved {
-                row.offer(lease_no);
+            if let Some(resolved) = resolved {
+                row.offer(resolved);
             }
             return;
         }
@@ -283,25 +304,23 @@ impl<C: Cell> Lessee<C> {
             LeaseState::Granted => row.set_refusal(None, revision),
             LeaseState::Pending | LeaseState::Recalling => {}
             LeaseState::NoneNow => {
-                let until = Some(now.plus_ms(REFUSAL_MS));
-                self.refuse(
-                    &line.account,
-                    Refusal {
+                // Nobody waits for anything: a late copy, which says nothing new.
+                if let Some(need) = row.refused_need() {
+                    let refusal = Refusal {
                         state: line.state,
-                        until,
-                    },
-                    revision,
-                );
+                        until: Some(now.plus_ms(REFUSAL_MS)),
+                        need,
+                    };
+                    self.refuse(&line.account, refusal, revision);
+                }
             }
             LeaseState::NoneForGood | LeaseState::NoLimit => {
-                self.refuse(
-                    &line.account,
-                    Refusal {
-                        state: line.state,
-                        until: None,
-                    },
-                    revision,
-                );
+                let refusal = Refusal {
+                    state: line.state,
+                    until: None,
+                    need: 1,
+                };
+                self.refuse(&line.account, refusal, revision);
             }
             LeaseState::Closed => row.close(),
             LeaseState::Stale => self.redraw_row(now, &line.account, epoch),
@@ -337,7 +356,10 @@ impl<C: Cell> Lessee<C> {
         };
         let planted = crate::planted::none_for_good_remembered_across_a_raise();
         if revision >= known || planted {
-            row.stop_waiting();
+            // A check that waits for less than was refused is not answered by it.
+            if !(1..refusal.need).contains(&row.lacks()) {
+                row.stop_waiting();
+            }
             row.set_refusal(Some(refusal), revision);
         }
     }

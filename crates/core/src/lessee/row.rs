@@ -2,7 +2,7 @@
 //!
 //! Owns the arithmetic of grants and surrenders; the module above owns numbers, routes and messages.
 
-use super::{Cell, Refusal};
+use super::{Cell, Refusal, Resolved};
 use crate::account::AccountId;
 use crate::ids::{Epoch, LeaseNo, Revision, Units};
 use crate::message::LeaseLine;
@@ -30,8 +30,10 @@ const FALL: u64 = 8;
 /// See the module's text.
 pub(super) struct Row<C> {
     pub(super) cell: C,
-    /// The number of a `Resolve` that may have opened this row at the issuer, until an answer is taken.
-    resolved: Option<LeaseNo>,
+    /// A `Resolve` that may have opened this row at the issuer, until an answer is taken.
+    resolved: Option<Resolved>,
+    /// What that `Resolve` needed, from the first answer to it until it was granted or refused.
+    resolved_need: Units,
     /// Whether an answer was taken under this opening, and the highest number one was ever taken under.
     answered: bool,
     taken: LeaseNo,
@@ -55,11 +57,12 @@ pub(super) struct Row<C> {
 }
 
 impl<C: Cell> Row<C> {
-    pub(super) fn new(now: Mono, cell: C, resolved: Option<LeaseNo>) -> Self {
+    pub(super) fn new(now: Mono, cell: C, resolved: Option<Resolved>) -> Self {
         let used = cell.used();
         Self {
             cell,
             resolved,
+            resolved_need: 0,
             answered: false,
             taken: LeaseNo(0),
             epoch: None,
@@ -97,6 +100,7 @@ impl<C: Cell> Row<C> {
             self.lease_no = lease_no;
         }
         self.carried = self.cell.free();
+        self.resolved_need = 0;
         self.granted_seen = 0;
         self.want_total = 0;
         self.need_total = 0;
@@ -110,7 +114,7 @@ impl<C: Cell> Row<C> {
     /// Begins an opening in place of another; a check that waited still waits. Answers whether the issuer
     /// must hear of it at once.
     pub(super) fn redraw(&mut self, now: Mono, lease_no: LeaseNo, epoch: Epoch) -> bool {
-        let waited = self.need_total.saturating_sub(self.granted_seen);
+        let waited = self.lacks();
         let (surrendered, lost) = (
             self.surrendered_total,
             self.surrendered_total.saturating_sub(self.surrender_taken),
@@ -158,6 +162,18 @@ impl<C: Cell> Row<C> {
         by_demand.max(self.cell.used().clamp(1, GROWTH_MAX))
     }
 
+    /// What checks wait for beyond what was granted.
+    pub(super) fn lacks(&self) -> Units {
+        self.need_total.saturating_sub(self.granted_seen)
+    }
+
+    /// The most that a refusal taken now can be about, `None` where nobody asked: never less than what was
+    /// asked for, so that nothing is refused that the issuer was not asked about.
+    pub(super) fn refused_need(&self) -> Option<Units> {
+        let need = self.lacks().max(self.resolved_need);
+        (need > 0).then_some(need)
+    }
+
     pub(super) fn stop_waiting(&mut self) {
         self.need_total = self.granted_seen;
         self.want_total = self.granted_seen;
@@ -165,19 +181,19 @@ impl<C: Cell> Row<C> {
 
     /// A `Resolve` that named this account was answered: its number may be the one that the issuer opened.
     /// Never one at or below a number whose grants were taken already: they would count twice.
-    pub(super) fn offer(&mut self, lease_no: LeaseNo) {
-        if lease_no > self.taken {
-            self.resolved = Some(lease_no);
+    pub(super) fn offer(&mut self, resolved: Resolved) {
+        if resolved.lease_no > self.taken {
+            self.resolved = Some(resolved);
         }
     }
 
     /// Begins the opening that a `Resolve` may have begun at the issuer, whose answer did not come or came
     /// from another node: under another number, what it granted would be lost. Answers whether there is one.
     pub(super) fn bind_resolved(&mut self, epoch: Epoch) -> bool {
-        let Some(lease_no) = self.resolved else {
+        let Some(resolved) = self.resolved else {
             return false;
         };
-        self.bind_new(lease_no, epoch);
+        self.bind_new(resolved.lease_no, epoch);
         self.carried = 0;
         true
     }
@@ -186,8 +202,13 @@ impl<C: Cell> Row<C> {
     /// `Resolve` that opened it at the issuer, whether or not it drew one of its own meanwhile.
     pub(super) fn takes(&mut self, now: Mono, epoch: Epoch, lease_no: LeaseNo) -> bool {
         let fits = self.epoch.is_none_or(|bound| bound == epoch);
-        if self.resolved == Some(lease_no) && !self.answered && fits {
+        if let Some(resolved) = self.resolved
+            && resolved.lease_no == lease_no
+            && !self.answered
+            && fits
+        {
             self.redraw(now, lease_no, epoch);
+            self.resolved_need = resolved.need;
             // A `Resolve` does not say what is carried: the issuer fixed it at 0.
             self.carried = 0;
         }
@@ -223,6 +244,7 @@ impl<C: Cell> Row<C> {
     }
 
     pub(super) fn set_refusal(&mut self, refusal: Option<Refusal>, revision: Revision) {
+        self.resolved_need = 0;
         self.refusal = refusal.map(|refusal| (refusal, revision));
         self.cell.set_refusal(refusal);
     }
@@ -257,7 +279,7 @@ impl<C: Cell> Row<C> {
     /// there is or nothing was used lately, else what exceeds a quarter second of demand. Answers how many.
     pub(super) fn surrender_idle(&mut self, now: Mono) -> Units {
         let free = self.cell.free();
-        let waits = self.need_total > self.granted_seen;
+        let waits = self.lacks() > 0;
         let keep = if waits || self.is_quiet(now) {
             0
         } else {

@@ -14,7 +14,7 @@ use tollgate_core::ids::{Boot, Incarnation, LeaseNo, NodeId, Nonce, Revision, Se
 use tollgate_core::issuer::{self, Issuer, ResolveLease};
 use tollgate_core::ledger::Ledger;
 use tollgate_core::ledger::accounts::Row;
-use tollgate_core::lessee::{self, Cell, Lessee};
+use tollgate_core::lessee::{self, Cell, Lessee, Resolved};
 use tollgate_core::message::{Held, Lease, LeaseAnswer, Recall, SlotAnswer};
 use tollgate_core::reporter::{JournalRecord, Reporter};
 use tollgate_core::time::Mono;
@@ -30,7 +30,7 @@ enum Message {
     Stands(usize, PositionReply),
     Reported(Boot, ReportReply),
     Answer((NodeId, Boot), LeaseAnswer),
-    Resolved((NodeId, Boot), Boot, LeaseNo, Revision, Option<SlotAnswer>),
+    Resolved((NodeId, Boot), Boot, Resolved, Revision, Option<SlotAnswer>),
     Recall((NodeId, Boot), Boot, Recall),
 }
 
@@ -226,12 +226,11 @@ impl Cluster {
         edge.reporter.add_spent(now, &account("calls"), admitted, 0);
         edge.admitted += admitted;
         self.admitted += admitted;
-        let refused = cell
-            .refusal()
-            .is_some_and(|r| r.until.is_none_or(|until| now < until));
-        if let Some(most) = edge.waiting.iter().max()
-            && !refused
-        {
+        let asks = |cost: &&Units| {
+            let refusal = cell.refusal();
+            !refusal.is_some_and(|refusal| refusal.refuses(now, *cost - cell.free()))
+        };
+        if let Some(most) = edge.waiting.iter().filter(asks).max() {
             edge.lessee.handle_want(now, &account("calls"), *most);
         }
     }
@@ -374,11 +373,11 @@ impl Cluster {
                     edge.lessee.handle_answer(now, from, &answer);
                 }
             }
-            Message::Resolved(from, boot, lease_no, revision, part) => {
+            Message::Resolved(from, boot, resolved, revision, part) => {
                 if let Some(edge) = self.edge_of(boot) {
                     let cell = PlainCell::default();
                     edge.lessee
-                        .open(now, &account("calls"), cell, Some(lease_no));
+                        .open(now, &account("calls"), cell, Some(resolved));
                     if let Some(part) = part {
                         edge.lessee.handle_slot_answer(now, from, revision, &part);
                     }
@@ -413,7 +412,8 @@ impl Cluster {
         };
         let part = issuer.handle_resolve(self.now, replica, &request);
         let (from, revision) = ((*id, *node_boot), replica.catalog().revision());
-        self.post(Message::Resolved(from, boot, lease_no, revision, part));
+        let resolved = Resolved { lease_no, need };
+        self.post(Message::Resolved(from, boot, resolved, revision, part));
     }
 
     fn edge_of(&mut self, boot: Boot) -> Option<&mut Edge> {

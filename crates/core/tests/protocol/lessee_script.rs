@@ -8,7 +8,7 @@ use crate::world::{account, slot};
 use std::cell::Cell as Number;
 use std::rc::Rc;
 use tollgate_core::ids::{Boot, Epoch, Incarnation, LeaseNo, NodeId, Revision, Units};
-use tollgate_core::lessee::{Cell, Lessee, Output, Refusal};
+use tollgate_core::lessee::{Cell, Lessee, Output, Refusal, Resolved};
 use tollgate_core::message::{
     AnswerLine, Lease, LeaseAnswer, LeaseLine, LeaseState, Recall, Route, SlotAnswer, SlotOutcome,
 };
@@ -109,7 +109,11 @@ impl LesseeScript {
             "route" => self.route(&words),
             "draw" => told.push(format!("no {}", self.lessee.draw())),
             "open" => {
-                let resolved = words.get("resolved").map(LeaseNo);
+                let need = words.number("need");
+                let resolved = words.get("resolved").map(|number| Resolved {
+                    lease_no: LeaseNo(number),
+                    need,
+                });
                 self.lessee
                     .open(now, &account(words.word()), PlainCell::default(), resolved);
             }
@@ -163,8 +167,8 @@ impl LesseeScript {
             return String::from("admitted");
         }
         match cell.refusal() {
-            Some(Refusal { state, until }) if until.is_none_or(|until| self.now < until) => {
-                format!("refused from memory: {}", state_text(state))
+            Some(refusal) if refusal.refuses(self.now, cost - cell.free()) => {
+                format!("refused from memory: {}", state_text(refusal.state))
             }
             _ => {
                 self.lessee.handle_want(self.now, &account, cost);
@@ -235,14 +239,11 @@ impl LesseeScript {
         };
         let refusal = match cell.refusal() {
             None => String::from("none"),
-            Some(Refusal { state, until: None }) => {
-                format!("{} until the catalog changes", state_text(state))
-            }
-            Some(Refusal {
-                state,
-                until: Some(until),
-            }) => {
-                format!("{} for {} ms", state_text(state), until.since_ms(self.now))
+            Some(Refusal { state, until, need }) => {
+                let until = until.map_or(String::from("until the catalog changes"), |until| {
+                    format!("for {} ms", until.since_ms(self.now))
+                });
+                format!("{} of {need} {until}", state_text(state))
             }
         };
         let waits = if self.lessee.is_waiting() {

@@ -10,7 +10,7 @@ use crate::view::{Denial, PRINCIPALS_MAX};
 use std::sync::Arc;
 use tollgate_core::account::{AccountId, Name};
 use tollgate_core::ids::{Boot, NodeId, Revision};
-use tollgate_core::lessee::Cell;
+use tollgate_core::lessee::{Cell, Resolved};
 use tollgate_core::message::{
     EdgeMessage, LeaseAnswer, LeaseState, NodeMessage, Principal as Who, ResolveAnswer,
     ResolveOutcome, SlotAnswer, SlotOutcome,
@@ -201,7 +201,12 @@ impl Driver {
         for (account, cell) in parts.accounts {
             let line = lines.iter().find(|line| line.account == account);
             if let Some(line) = line {
-                self.lessee.open(now, &account, cell, Some(line.lease_no));
+                // What the checks behind it needed went with the first answer.
+                let resolved = Resolved {
+                    lease_no: line.lease_no,
+                    need: 0,
+                };
+                self.lessee.open(now, &account, cell, Some(resolved));
             }
         }
         self.lessee.handle_slot_answer(now, from, revision, part);
@@ -228,7 +233,7 @@ impl Driver {
         let parts = Parts::gather(&who, |account| lessee.cell(account).cloned(), &former);
         for (account, cell) in &parts.accounts {
             self.lessee
-                .open(now, account, cell.clone(), Some(pending.lease_no));
+                .open(now, account, cell.clone(), Some(pending.resolved()));
         }
         if let Some(part) = lease {
             self.lessee.handle_slot_answer(now, from, revision, part);
@@ -256,7 +261,11 @@ impl Driver {
                 self.lessee.handle_want(now, account, cost);
             }
             let cells = short.iter().filter_map(|account| self.lessee.cell(account));
-            if short.is_empty() || cells.into_iter().any(|cell| cell.refused(now).is_some()) {
+            if short.is_empty()
+                || cells
+                    .into_iter()
+                    .any(|cell| cell.refused(now, cost).is_some())
+            {
                 // Nobody waits any more: as good.
                 let _ = wake.send(());
             } else {

@@ -301,7 +301,7 @@ impl Driver {
         let refused = |account| {
             self.lessee
                 .cell(account)
-                .is_some_and(|c| c.refused(now).is_some())
+                .is_some_and(|c| c.refused(now, cost).is_some())
         };
         if short.is_empty() || short.iter().any(refused) {
             // Nobody waits any more: as good.

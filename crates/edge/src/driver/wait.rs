@@ -72,7 +72,6 @@ impl Waiters {
     ) -> Option<Units> {
         let ids = self.by_account.get(account)?;
         let own = cell(account)?;
-        let refused = own.refused(now).is_some();
         let mut promised: Units = 0;
         let mut largest = None;
         let mut woken = Vec::new();
@@ -85,7 +84,7 @@ impl Waiters {
             if covered && waiter.accounts.iter().all(enough) {
                 promised = promised.saturating_add(waiter.cost);
                 woken.push(*id);
-            } else if refused {
+            } else if own.refused(now, waiter.cost).is_some() {
                 woken.push(*id);
             } else if !covered {
                 largest = largest.max(Some(waiter.cost));
@@ -164,6 +163,7 @@ mod tests {
         cells[&account("b")].set_refusal(Some(Refusal {
             state: LeaseState::NoneForGood,
             until: None,
+            need: 1,
         }));
         let need = waiters.look(Mono(0), &account("b"), |a| cells.get(a));
         assert_eq!(need, None);

@@ -117,6 +117,29 @@ async fn a_quota_is_spent_to_the_last_unit_and_never_beyond() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_large_check_says_nothing_of_small_ones() {
+    let world = World::with_nodes(1);
+    let quota = limit("daily", Per::Customer, 40);
+    let known = world
+        .state()
+        .add_customer("acme", std::slice::from_ref(&quota));
+    let cold = world.state().add_customer("bolt", &[quota]);
+    let edge = world.edge("e").await;
+    assert_eq!(reason(&edge, &known).await, Reason::Ok);
+    for (key, used) in [(&known, 1), (&cold, 0)] {
+        let large = CheckRequest::new(key).with_cost(Cost::new(50).unwrap());
+        for _ in 0..2 {
+            let refused = edge.check_or_wait(&large).await;
+            assert_eq!(refused.reason(), Reason::QuotaExceeded);
+        }
+        for one in used..40 {
+            assert_eq!(reason(&edge, key).await, Reason::Ok, "unit {one} of {key}");
+        }
+        assert_eq!(reason(&edge, key).await, Reason::QuotaExceeded);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn several_limits_are_taken_all_or_none_across_the_wire() {
     let world = World::with_nodes(1);
     let limits = [
