@@ -9,12 +9,12 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tollgate_core::account::Name;
 use tollgate_core::ids::{Boot, Incarnation, NodeId};
+use tollgate_core::lessee::LEASE_BYTES_MAX;
 use tollgate_core::message::{EdgeMessage, Hello, NodeMessage, Sender};
+use tollgate_core::reporter::REPORT_BYTES_MAX;
 use tollgate_wire::codec::{self, DecodeError};
 use tollgate_wire::frame::{Class, FrameReadError, FrameReader, FrameWriter, PushError};
-use tollgate_wire::quic::{
-    CloseCode, Connection, DialError, Dialer, Endpoint, Framed, Protocol, SendHalf,
-};
+use tollgate_wire::quic::{CloseCode, Connection, DialError, Dialer, Endpoint, Framed, Protocol};
 
 /// The version of the edge's protocol, spoken and understood.
 const VERSION: u16 = 1;
@@ -26,6 +26,9 @@ const LEASE_QUEUE: usize = 4096;
 const REPORT_QUEUE: usize = 64;
 /// What a message of a node may claim.
 const BUDGET: usize = codec::budget(Class::Lease.payload_max());
+// What the core builds fits the frames that carry it, with room for what surrounds it.
+const _: () = assert!(LEASE_BYTES_MAX * 2 <= Class::Lease.payload_max());
+const _: () = assert!(REPORT_BYTES_MAX * 2 <= Class::Report.payload_max());
 
 /// What an edge says of itself in `Hello`; the driver keeps it up to date.
 #[derive(Clone, Debug)]
@@ -80,7 +83,7 @@ enum LinkError {
     Message(#[from] DecodeError),
     #[error(transparent)]
     Read(#[from] FrameReadError),
-    #[error("a message of ours cannot be sent: {0}")]
+    #[error("our Hello cannot be sent: {0}")]
     Push(#[from] PushError),
     #[error("connection lost: {0}")]
     Lost(String),
@@ -292,11 +295,12 @@ fn or_close_reason(error: LinkError, connection: &Connection) -> LinkError {
     }
 }
 
-/// Sends what is queued, as much as there is at a time in one write.
-async fn write(
-    mut writer: FrameWriter<SendHalf>,
-    mut queue: mpsc::Receiver<EdgeMessage>,
-) -> LinkError {
+/// Sends what is queued, as much as there is at a time in one write. A message that makes no frame is dropped:
+/// it would make none on the next connection either.
+async fn write<W>(mut writer: FrameWriter<W>, mut queue: mpsc::Receiver<EdgeMessage>) -> LinkError
+where
+    W: tokio::io::AsyncWrite + Unpin,
+{
     let mut next = None;
     loop {
         let first = match next.take() {
@@ -309,16 +313,71 @@ async fn write(
         let mut message = Some(first);
         while let Some(some) = message {
             match writer.push_value(&some) {
-                Ok(()) => message = queue.try_recv().ok(),
+                Ok(()) => {}
                 Err(PushError::Full { .. }) => {
                     next = Some(some);
                     break;
                 }
-                Err(error) => return error.into(),
+                Err(error @ (PushError::TooLong { .. } | PushError::Encode(_))) => {
+                    tracing::error!(%error, "a message for a node is dropped");
+                }
             }
+            message = queue.try_recv().ok();
         }
         if let Err(error) = writer.flush().await {
             return LinkError::Lost(error.to_string());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tollgate_core::account::AccountId;
+    use tollgate_core::ids::{Epoch, LeaseNo, Slot};
+    use tollgate_core::message::{Lease, LeaseLine, SlotLease};
+
+    fn lease(lines: usize) -> EdgeMessage {
+        let account = AccountId::parse("live/acme/-/customer/daily/open").unwrap();
+        let line = LeaseLine {
+            account,
+            lease_no: LeaseNo(1),
+            carried: 0,
+            want_total: 1,
+            need_total: 1,
+            surrendered_total: 0,
+            demand: 0,
+            closing: false,
+        };
+        EdgeMessage::Lease(Lease {
+            boot: Boot(1),
+            slots: vec![SlotLease {
+                slot: Slot::of("acme"),
+                epoch: Epoch(1),
+                lines: vec![line; lines],
+            }],
+        })
+    }
+
+    #[tokio::test]
+    async fn a_message_that_is_too_long_is_dropped_and_the_next_one_arrives() {
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        let (queue, queued) = mpsc::channel(4);
+        for message in [lease(1), lease(20_000), lease(2)] {
+            queue.try_send(message).unwrap();
+        }
+        drop(queue);
+        let writing = write(FrameWriter::new(near, Class::Lease), queued);
+        let reading = async {
+            let mut reader = FrameReader::new(far, Class::Lease);
+            let mut arrived = Vec::new();
+            while let Some(frame) = reader.next().await.unwrap() {
+                arrived.push(codec::decode::<EdgeMessage, BUDGET>(frame).unwrap());
+            }
+            arrived
+        };
+        let (ended, arrived) = tokio::join!(writing, reading);
+        assert_eq!(arrived, [lease(1), lease(2)]);
+        assert_eq!(ended.to_string(), "connection lost: this edge stops");
     }
 }

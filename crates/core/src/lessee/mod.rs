@@ -10,16 +10,19 @@
 //! * a new epoch, and `stale`, draw a new number: everything counts from zero, what is in the cell is
 //!   `carried`.
 
+mod bundle;
 mod row;
 
+pub use bundle::{LEASE_BYTES_MAX, LEASE_LINES_MAX};
+
 use crate::account::AccountId;
-use crate::command::LINES_MAX;
 use crate::ids::{Boot, Epoch, LeaseNo, NodeId, Revision, Slot, Units};
 use crate::message::{
     AnswerLine, Held, Lease, LeaseAnswer, LeaseState, Recall, Route, SlotAnswer, SlotLease,
     SlotOutcome,
 };
 use crate::time::Mono;
+use bundle::Bundles;
 use row::Row;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -447,9 +450,9 @@ impl<C: Cell> Lessee<C> {
         !self.unsent.is_empty()
     }
 
-    /// Gathers what is due into one `Lease` per node.
+    /// Gathers what is due into as few `Lease`s as their bounds allow.
     fn collect(&mut self, now: Mono) {
-        let mut per_node: BTreeMap<NodeId, BTreeMap<Slot, SlotLease>> = BTreeMap::new();
+        let mut bundles = Bundles::new(self.boot);
         let due: Vec<AccountId> = self
             .unsent
             .iter()
@@ -469,28 +472,12 @@ impl<C: Cell> Lessee<C> {
             let Some(row) = self.rows.get_mut(&account) else {
                 continue;
             };
-            if row.bound_to() != Some(epoch) {
-                continue;
-            }
-            let part = per_node
-                .entry(node)
-                .or_default()
-                .entry(slot)
-                .or_insert_with(|| SlotLease {
-                    slot,
-                    epoch,
-                    lines: Vec::new(),
-                });
-            if part.lines.len() < LINES_MAX {
-                part.lines.push(row.line(now, &account));
+            if row.bound_to() == Some(epoch) {
+                bundles.add(node, (slot, epoch), row.line(now, &account));
             }
         }
-        for (to, slots) in per_node {
+        for (to, lease) in bundles.close() {
             self.counts.leases = self.counts.leases.saturating_add(1);
-            let lease = Lease {
-                boot: self.boot,
-                slots: slots.into_values().collect(),
-            };
             self.outputs.push_back(Output::Lease { to, lease });
         }
     }

@@ -5,6 +5,7 @@
     reason = "helpers of tests, which clippy does not see as such"
 )]
 
+mod bounds;
 mod leases;
 mod sessions;
 mod world;

@@ -68,14 +68,15 @@ pub(crate) struct State {
     pub(crate) ledger: Ledger,
     started: Instant,
     nodes: BTreeMap<NodeId, Node>,
-    contacts: u64,
+    /// Connections of edges so far.
+    pub(crate) contacts: u64,
     pub(crate) asked: Asked,
     /// Proposals wait until this is false.
     pub(crate) hold_positions: bool,
     held: VecDeque<(NodeId, Command)>,
     /// Reports are applied, but their answers are lost.
     pub(crate) lose_report_answers: bool,
-    keys: u8,
+    keys: u32,
     questions: BTreeSet<(Boot, u64)>,
 }
 
@@ -428,7 +429,8 @@ impl State {
     /// Another key of the customer's licence.
     pub(crate) fn add_key(&mut self, customer: &str) -> String {
         self.keys += 1;
-        let random = [self.keys; credential::RANDOM_BYTES];
+        let mut random = [0; credential::RANDOM_BYTES];
+        random[..4].copy_from_slice(&self.keys.to_be_bytes());
         let composed = credential::compose(Environment::Live, Slot::of(customer), &random);
         let secret = credential::parse(&composed.text).unwrap().secret_sha256();
         let reply = self.admin(Change::CreateKey {
