@@ -188,3 +188,30 @@ fn accounts_that_go_idle_together_are_handed_in_by_messages_that_fit() {
     let lines = sent.iter().flat_map(|lease| &lease.slots);
     assert_eq!(lines.map(|part| part.lines.len()).sum::<usize>(), ACCOUNTS);
 }
+
+#[test]
+fn a_takeover_of_every_slot_looks_at_each_row_once() {
+    // Not measured, but felt: a look at every row for each slot takes minutes here.
+    let accounts = accounts(100_000, 20);
+    let (mut lessee, cells) = lessee(&accounts);
+    lessee.handle_routes(Mono(1), &routes(2, 2));
+    assert_eq!(lessee.counts().redrawn, 100_000);
+    assert_eq!(
+        lessee.poll(Mono(1)),
+        None,
+        "nobody waits: the next issuer need not hear"
+    );
+    // The same news from every answer and push once more.
+    lessee.handle_routes(Mono(2), &routes(2, 2));
+    assert_eq!(lessee.counts().redrawn, 100_000);
+    assert!(
+        cells.values().all(|cell| cell.free() == 5),
+        "units are kept"
+    );
+    lessee.surrender_all(Mono(3));
+    let sent = leases(&mut lessee, Mono(3));
+    let lines = sent.iter().flat_map(|lease| &lease.slots);
+    let lines = lines.flat_map(|part| &part.lines);
+    let numbers: std::collections::BTreeSet<_> = lines.map(|line| line.lease_no).collect();
+    assert_eq!(numbers.len(), 100_000, "each row has a number of its own");
+}

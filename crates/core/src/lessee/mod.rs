@@ -12,6 +12,7 @@
 
 mod bundle;
 mod row;
+mod rows;
 
 pub use bundle::{LEASE_BYTES_MAX, LEASE_LINES_MAX};
 
@@ -24,6 +25,7 @@ use crate::message::{
 use crate::time::Mono;
 use bundle::Bundles;
 use row::Row;
+use rows::Rows;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// What the lessee needs of a cell. The driver's own checks use it at the same time.
@@ -111,7 +113,7 @@ pub struct Counts {
 pub struct Lessee<C> {
     boot: Boot,
     last_lease_no: LeaseNo,
-    rows: BTreeMap<AccountId, Row<C>>,
+    rows: Rows<C>,
     routes: BTreeMap<Slot, Route>,
     /// Rows with something to say.
     unsent: BTreeSet<AccountId>,
@@ -129,7 +131,7 @@ impl<C: Cell> Lessee<C> {
         Self {
             boot,
             last_lease_no: LeaseNo(0),
-            rows: BTreeMap::new(),
+            rows: Rows::new(),
             routes: BTreeMap::new(),
             unsent: BTreeSet::new(),
             revision: Revision::default(),
@@ -224,11 +226,7 @@ impl<C: Cell> Lessee<C> {
     }
 
     fn redraw_slot(&mut self, now: Mono, route: &Route) {
-        let rows = self
-            .rows
-            .iter_mut()
-            .filter(|(account, _)| account.slot() == route.slot);
-        for (account, row) in rows {
+        for (account, row) in self.rows.of_slot_mut(route.slot) {
             if row.unbound() {
                 continue;
             }
@@ -244,7 +242,7 @@ impl<C: Cell> Lessee<C> {
     pub fn handle_revision(&mut self, revision: Revision) {
         if revision > self.revision {
             self.revision = revision;
-            for row in self.rows.values_mut() {
+            for (_, row) in self.rows.iter_mut() {
                 row.forget_refusal_below(revision);
             }
         }
@@ -425,7 +423,7 @@ impl<C: Cell> Lessee<C> {
     /// Measures every cell: demand, the need to ask ahead, idleness. To be called about every 250 ms; the
     /// cost is one visit per open account.
     pub fn observe(&mut self, now: Mono) {
-        for (account, row) in &mut self.rows {
+        for (account, row) in self.rows.iter_mut() {
             let surrendered = row.observe(now);
             self.counts.surrendered = self.counts.surrendered.saturating_add(surrendered);
             if row.has_something_to_say() {
@@ -486,7 +484,11 @@ impl<C: Cell> Lessee<C> {
     /// checks first.
     pub fn surrender_all(&mut self, now: Mono) {
         self.leaving = true;
-        let accounts: Vec<AccountId> = self.rows.keys().cloned().collect();
+        let accounts: Vec<AccountId> = self
+            .rows
+            .iter()
+            .map(|(account, _)| account.clone())
+            .collect();
         for account in accounts {
             self.hand_in(now, &account);
         }
@@ -513,14 +515,18 @@ impl<C: Cell> Lessee<C> {
     /// Whether every surrender was taken back by its issuer.
     #[must_use]
     pub fn surrendered_everything(&self) -> bool {
-        self.unsent.is_empty() && self.rows.values().all(|row| row.cell.free() == 0)
+        self.unsent.is_empty() && self.rows.iter().all(|(_, row)| row.cell.free() == 0)
     }
 
     /// A later life of the same process: the ledger gave the edge a new boot. Cells are kept; every row
     /// draws a new number. Only for a process that still holds its journal's lock.
     pub fn handle_new_boot(&mut self, now: Mono, boot: Boot) {
         self.boot = boot;
-        let accounts: Vec<AccountId> = self.rows.keys().cloned().collect();
+        let accounts: Vec<AccountId> = self
+            .rows
+            .iter()
+            .map(|(account, _)| account.clone())
+            .collect();
         for account in accounts {
             if let Some(epoch) = self.rows.get(&account).and_then(Row::bound_to) {
                 self.redraw_row(now, &account, epoch);
