@@ -144,6 +144,18 @@ impl Edge {
         })
     }
 
+    /// An edge that decides on `view` for ever: there is nobody to ask.
+    pub(crate) fn without_driver(view: View, status: Status) -> Self {
+        let (asks, _) = mpsc::channel(1);
+        let (_, status) = watch::channel(status);
+        Self {
+            view: Arc::new(view),
+            asks,
+            status,
+            cold_deadline: Duration::ZERO,
+        }
+    }
+
     /// Waits until checks are answered: a session is open and the view is proved fresh. `false` if that
     /// takes longer than `deadline`, or will never be; [`Edge::status`] says why.
     pub async fn ready(&self, deadline: Duration) -> bool {

@@ -7,6 +7,7 @@ use crate::cell::EdgeCell;
 use crate::counts::CheckCounts;
 use crate::credential::HashKeys;
 use crate::decision::{CheckRequest, Decision, Outcome, Reason};
+use crate::edge::Edge;
 use crate::principal::{Parts, Principal};
 use crate::status::{SessionState, Status, TrafficCounts};
 use crate::view::{Answer, Cold, Denial, Mode, View};
@@ -16,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tollgate_core::account::{
     AccountId, AccountParts, Environment, Name, NameError, Subject, Window,
 };
-use tollgate_core::credential::{RANDOM_BYTES, compose};
+use tollgate_core::credential::{Composed, RANDOM_BYTES, compose};
 use tollgate_core::ids::{Boot, Incarnation, Revision, SessionId, Slot, Units};
 use tollgate_core::lessee::{Cell, Refusal};
 use tollgate_core::message::{LeaseState, Principal as Who, PrincipalLimit};
@@ -31,7 +32,7 @@ pub struct FakeEdge {
 
 #[derive(Default)]
 struct State {
-    keys: u8,
+    keys: u32,
     accounts: BTreeMap<AccountId, EdgeCell>,
 }
 
@@ -67,16 +68,31 @@ impl FakeEdge {
     /// [`NameError`] when a name breaks the rules for names.
     ///
     /// # Panics
-    /// After 255 keys.
+    /// After 2³² − 1 keys.
     pub fn add_key(&self, customer: &str, quotas: &[(&str, Units)]) -> Result<String, NameError> {
+        let number = {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            state.keys = state.keys.checked_add(1).expect("fewer than 2³² keys");
+            state.keys.to_be_bytes()
+        };
+        let random: [u8; RANDOM_BYTES] = std::array::from_fn(|at| number[at % number.len()]);
+        let composed = compose(Environment::Live, Slot::of(customer), &random);
+        self.admit_key(&composed, customer, quotas)?;
+        Ok(composed.text)
+    }
+
+    /// As [`FakeEdge::add_key`], for a credential that exists already.
+    ///
+    /// # Errors
+    /// As [`FakeEdge::add_key`].
+    pub fn admit_key(
+        &self,
+        credential: &Composed,
+        customer: &str,
+        quotas: &[(&str, Units)],
+    ) -> Result<(), NameError> {
         let (customer, meter) = (Name::new(customer)?, Name::new("requests")?);
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.keys = state
-            .keys
-            .checked_add(1)
-            .expect("at most 255 keys in one fake");
-        let random = [state.keys; RANDOM_BYTES];
-        let composed = compose(Environment::Live, Slot::of(customer.as_str()), &random);
         let mut limits = Vec::new();
         for (limit, quota) in quotas {
             let name = Name::new(limit)?;
@@ -98,7 +114,7 @@ impl FakeEdge {
             });
         }
         let plan = (Name::new("fake")?, 1);
-        let (license, key) = (customer.clone(), composed.key);
+        let (license, key) = (customer.clone(), credential.key.clone());
         let environment = Environment::Live;
         let who = Arc::new(Who {
             environment,
@@ -121,8 +137,16 @@ impl FakeEdge {
             }
         }
         let principal = Arc::new(Principal::new(who, &parts));
-        self.view.admit(self.view.hash(&composed.text), principal);
-        Ok(composed.text)
+        self.view.admit(self.view.hash(&credential.text), principal);
+        Ok(())
+    }
+
+    /// An [`Edge`] that decides on what this fake was given, for what takes one, and for benches: it reads the
+    /// machine's clock, and has nobody to ask.
+    #[must_use]
+    pub fn into_edge(self) -> Edge {
+        let status = self.status();
+        Edge::without_driver(self.view, status)
     }
 
     /// From now on the credential is denied for this reason.
@@ -259,6 +283,21 @@ mod tests {
             .map(|limit| limit.remaining)
             .collect();
         assert_eq!(left, [0, 98]);
+    }
+
+    #[test]
+    fn an_edge_made_of_a_fake_decides_alike_and_asks_nobody() {
+        let fake = FakeEdge::new();
+        let key = fake.add_key("acme", &[("daily", 2)]).unwrap();
+        let edge = fake.into_edge();
+        let reason = |credential: &str| edge.check(&CheckRequest::new(credential)).reason();
+        assert_eq!(reason(&key), Reason::Ok);
+        assert!(edge.admit(&CheckRequest::new(&key)).is_allowed());
+        assert_eq!(reason(&key), Reason::QuotaExceeded);
+        let random = [9; RANDOM_BYTES];
+        let stranger = compose(Environment::Live, Slot::of("bolt"), &random);
+        assert_eq!(reason(&stranger.text), Reason::Unavailable);
+        assert!(edge.status().ready);
     }
 
     #[test]
