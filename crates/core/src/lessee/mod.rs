@@ -454,7 +454,7 @@ impl<C: Cell> Lessee<C> {
         let due: Vec<AccountId> = self
             .unsent
             .iter()
-            .filter(|account| self.rows.get(*account).is_some_and(|row| row.due(now)))
+            .filter(|account| self.rows.get(account).is_some_and(|row| row.due(now)))
             .cloned()
             .collect();
         for account in due {
