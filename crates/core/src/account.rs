@@ -86,6 +86,11 @@ impl Name {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// A name that no other sorts before: the lower end of ranges.
+    pub(crate) fn least() -> Self {
+        Self(Arc::from("+"))
+    }
 }
 
 impl TryFrom<Arc<str>> for Name {
@@ -373,6 +378,12 @@ impl From<AccountId> for Arc<str> {
     }
 }
 
+impl std::borrow::Borrow<str> for AccountId {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
 impl fmt::Display for AccountId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -382,5 +393,21 @@ impl fmt::Display for AccountId {
 impl fmt::Debug for AccountId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}", &*self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_name_sorts_before_the_least() {
+        let least = Name::least();
+        assert_eq!(check_name(least.as_str()), Ok(()));
+        for first in (0..128_u8).map(char::from) {
+            if let Ok(name) = Name::new(&first.to_string()) {
+                assert!(least <= name, "{name}");
+            }
+        }
     }
 }

@@ -214,6 +214,12 @@ pub enum OpenSessionReply {
         /// The cluster's.
         current: Incarnation,
     },
+    /// The identity has as many open sessions as are kept: keep a journal, so that a restart goes on with
+    /// its session, or close sessions that are left; each ends by itself after 35 days of silence.
+    TooMany {
+        /// How many are kept.
+        limit: u64,
+    },
 }
 
 /// Answer to [`Assign`].

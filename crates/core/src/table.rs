@@ -53,10 +53,13 @@ impl<K: Ord + Clone + Hash, V: Hash> Table<K, V> {
     }
 
     /// The records whose keys lie in a range, in order.
-    pub fn range<R: std::ops::RangeBounds<K>>(
+    pub fn range<Q: Ord + ?Sized, R: std::ops::RangeBounds<Q>>(
         &self,
         range: R,
-    ) -> impl DoubleEndedIterator<Item = (&K, &V)> {
+    ) -> impl DoubleEndedIterator<Item = (&K, &V)>
+    where
+        K: Borrow<Q>,
+    {
         self.records.range(range)
     }
 

@@ -211,6 +211,7 @@ fn session_replies() -> Vec<OpenSessionReply> {
         OpenSessionReply::OtherIncarnation {
             current: Incarnation(2),
         },
+        OpenSessionReply::TooMany { limit: 16_384 },
     ]
 }
 

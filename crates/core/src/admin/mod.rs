@@ -6,6 +6,15 @@
 //! the audit chain in the same apply ([`crate::audit`]). Who may send a command is decided at the rim, by
 //! certificate. Next: [`staging`] for files larger than one log entry.
 
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::arithmetic_side_effects,
+        clippy::iter_over_hash_type,
+        clippy::float_arithmetic
+    )
+)]
+
 mod keys;
 pub mod replies;
 pub mod staging;
@@ -169,19 +178,21 @@ impl Item {
     pub fn size_bytes(&self) -> usize {
         // A number takes at most 9 bytes on the wire, a name its length and such a number.
         const NUMBER: usize = 9;
-        let name = |name: &Name| NUMBER + name.as_str().len();
+        let sum = |sizes: &[usize]| sizes.iter().fold(0_usize, |sum, n| sum.saturating_add(*n));
+        let name = |name: &Name| sum(&[NUMBER, name.as_str().len()]);
         let sizes = match self {
             Self::Plan { id, limits } => {
-                let limit = |l: &Limit| name(&l.name) + name(&l.meter) + 5 * NUMBER;
-                name(id) + NUMBER + limits.iter().map(limit).sum::<usize>()
+                let limit = |l: &Limit| sum(&[name(&l.name), name(&l.meter), 5 * NUMBER]);
+                let limits: Vec<usize> = limits.iter().map(limit).collect();
+                sum(&[name(id), NUMBER, sum(&limits)])
             }
             Self::Customer { id } => name(id),
             Self::License {
                 id, customer, plan, ..
-            } => name(id) + name(customer) + name(plan) + 4 * NUMBER,
-            Self::Key { id, license, .. } => name(id) + name(license) + 32 + 4 * NUMBER,
+            } => sum(&[name(id), name(customer), name(plan), 4 * NUMBER]),
+            Self::Key { id, license, .. } => sum(&[name(id), name(license), 32, 4 * NUMBER]),
         };
-        NUMBER + sizes
+        sum(&[NUMBER, sizes])
     }
 }
 

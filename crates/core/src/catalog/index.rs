@@ -3,7 +3,7 @@
 
 use super::model::{License, LicenseStatus, Plan};
 use crate::account::{Name, Per};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// A plan as a licence names it: the version, or the newest.
@@ -21,6 +21,8 @@ pub(super) struct PlanIndex {
     pub(super) newest: Arc<Plan>,
     /// Every limit any version ever had.
     limits: Vec<(Name, Per)>,
+    /// Every meter any version ever counted on.
+    meters: BTreeSet<Name>,
 }
 
 /// One customer over all its licences. Lists, since a customer is on few plans, however many licences.
@@ -40,11 +42,13 @@ impl Index {
             .or_insert_with(|| PlanIndex {
                 newest: Arc::clone(plan),
                 limits: Vec::new(),
+                meters: BTreeSet::new(),
             });
         if plan.version > entry.newest.version {
             entry.newest = Arc::clone(plan);
         }
         for limit in &plan.limits {
+            entry.meters.insert(limit.meter.clone());
             let limit = (limit.name.clone(), limit.per);
             if !entry.limits.contains(&limit) {
                 entry.limits.push(limit);
@@ -101,6 +105,14 @@ impl Index {
         self.customers
             .get(customer)
             .is_some_and(|c| c.ever.iter().any(|(plan, _)| had(plan)))
+    }
+
+    /// Whether any plan a licence is or was on ever counted on a meter.
+    pub(super) fn license_counted(&self, license: &License, meter: &Name) -> bool {
+        plans_ever(license).any(|plan| {
+            self.plan(plan.as_str())
+                .is_some_and(|plan| plan.meters.contains(meter))
+        })
     }
 
     /// Whether any plan a licence is or was on ever had a limit.

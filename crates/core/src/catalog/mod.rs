@@ -6,6 +6,15 @@
 //! changed in place; a limit keeps its *name* over all versions, so a change of plan changes a number and
 //! never opens a new account. Next: [`model`], [`crate::file`] for how people write it.
 
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::arithmetic_side_effects,
+        clippy::iter_over_hash_type,
+        clippy::float_arithmetic
+    )
+)]
+
 mod changes;
 mod index;
 pub mod model;
@@ -22,6 +31,7 @@ pub use records::{CatalogKey, CatalogMeta, CatalogRecord};
 use crate::account::{AccountId, AccountParts, Name, Per, Subject};
 use crate::admin::replies::Replies;
 use crate::admin::staging::Staging;
+use crate::command::UsageLine;
 use crate::ids::{Incarnation, Revision, Units};
 use crate::message::{Principal, PrincipalLimit};
 use crate::table::Table;
@@ -29,6 +39,7 @@ use crate::time::LedgerTime;
 use changes::ChangeLog;
 use index::Index;
 use std::collections::BTreeSet;
+use std::ops::Bound;
 use std::sync::Arc;
 
 /// Why a key names no caller; becomes a [`crate::message::ResolveOutcome`].
@@ -156,10 +167,16 @@ impl Catalog {
         }
     }
 
-    /// Whether a licence exists, in whatever status.
+    /// Whether a line of usage names what may have been counted: a key of the licence, and a meter that a
+    /// plan of the licence has or had. Use of anything else is in suspense.
     #[must_use]
-    pub fn knows_license(&self, license: &Name) -> bool {
-        self.licenses.contains(license)
+    pub fn knows_use(&self, line: &UsageLine) -> bool {
+        let key = self
+            .keys
+            .get(&line.key)
+            .filter(|key| key.license == line.license && key.environment == line.environment);
+        key.and_then(|key| self.licenses.get(&key.license))
+            .is_some_and(|license| self.index.license_counted(license, &line.meter))
     }
 
     /// Who a key is, whatever its secret: for listings and for pushes to edges that already know it.
@@ -279,6 +296,28 @@ impl Catalog {
         self.keys.iter().map(|(_, key)| key)
     }
 
+    /// The versions of plans after one, by id and version: for listings in pages.
+    pub fn plans_after(&self, after: Option<&(Name, u32)>) -> impl Iterator<Item = &Plan> {
+        self.plans.range(past(after)).map(|(_, plan)| plan.as_ref())
+    }
+
+    /// The customers after one.
+    pub fn customers_after(&self, after: Option<&Name>) -> impl Iterator<Item = &Customer> {
+        self.customers
+            .range(past(after))
+            .map(|(_, customer)| customer)
+    }
+
+    /// The licences after one.
+    pub fn licenses_after(&self, after: Option<&Name>) -> impl Iterator<Item = &License> {
+        self.licenses.range(past(after)).map(|(_, license)| license)
+    }
+
+    /// The keys after one.
+    pub fn keys_after(&self, after: Option<&Name>) -> impl Iterator<Item = &Key> {
+        self.keys.range(past(after)).map(|(_, key)| key)
+    }
+
     /// How many plan versions, customers, licences and keys there are.
     pub(crate) fn sizes(&self) -> [usize; 4] {
         [
@@ -365,6 +404,12 @@ impl Catalog {
             }
         }
     }
+}
+
+/// The range of what comes after a key, or of everything.
+fn past<K: Clone>(after: Option<&K>) -> (Bound<K>, Bound<K>) {
+    let from = after.map_or(Bound::Unbounded, |after| Bound::Excluded(after.clone()));
+    (from, Bound::Unbounded)
 }
 
 fn principal_limit(key: &Key, license: &License, plan: &Plan, limit: &Limit) -> PrincipalLimit {

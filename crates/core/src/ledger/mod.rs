@@ -1,17 +1,29 @@
 //! The replicated book of quota accounts: what every node computes from the log (design §4).
 //!
 //! `apply` is total: a refusal is a reply, nothing here fails, reads a clock, does I/O or asks who leads.
-//! Parts: [`accounts`] (positions and what is out), [`sessions`] (boots, reports, usage), [`slots`]
-//! (who issues what), [`crate::catalog`] (limits), [`records`] (what is kept on disk).
+//! Parts: [`accounts`] (positions and what is out), [`sessions`] (boots and reports), [`usage`] (what is
+//! billed), [`slots`] (who issues what), [`crate::catalog`] (limits), [`records`] (what is kept on disk).
 //!
-//! **Invariant I1** (promise P1), kept in [`accounts`], guarded by `tests/ledger.rs` and the simulator:
+//! **Invariant I1** (promise P1), kept in [`accounts`], guarded by `tests/ledger.rs`, `tests/protocol` and the simulator:
 //! nothing is acquired unless `settled − excess + out ≤ limit` holds afterwards; units of anyone, alive
 //! or crashed, stay in `out` until they are settled, returned or written off.
 
+// `apply` runs on every node alike: a sum that panicked would stop them all at the same entry.
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::arithmetic_side_effects,
+        clippy::iter_over_hash_type,
+        clippy::float_arithmetic
+    )
+)]
+
 pub mod accounts;
 pub mod records;
+mod registry;
 pub mod sessions;
 pub mod slots;
+pub mod usage;
 
 use crate::account::AccountId;
 use crate::admin;
@@ -23,10 +35,12 @@ use crate::message::Route;
 use crate::table::Table;
 use crate::time::LedgerTime;
 use accounts::Row;
-use records::{Meta, SuspenseKey, UsageKey};
+use records::{Meta, SuspenseKey};
+use registry::Registry;
 use sessions::Session;
 use slots::{NodeEntry, SlotEntry};
-use std::collections::BTreeMap;
+use std::ops::Bound;
+use usage::Usage;
 
 /// Something that must be looked at by a person; counted and logged by the node, never silent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,6 +91,17 @@ pub enum EdgeBoot {
     NotYet,
 }
 
+/// How large the ledger is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// Accounts with a row.
+    pub accounts: usize,
+    /// Sessions that are open.
+    pub sessions_open: usize,
+    /// Sessions, open or closed.
+    pub sessions_known: usize,
+}
+
 /// Most alarms kept between two [`Ledger::take_alarms`]; later ones are counted by the caller's metric only.
 pub const ALARMS_MAX: usize = 1024;
 
@@ -86,13 +111,13 @@ pub struct Ledger {
     pub(crate) meta: Meta,
     pub(crate) nodes: Table<NodeId, NodeEntry>,
     pub(crate) slots: Table<Slot, SlotEntry>,
-    pub(crate) sessions: Table<SessionId, Session>,
+    pub(crate) sessions: Registry,
     pub(crate) accounts: Table<AccountId, Row>,
-    pub(crate) usage: Table<UsageKey, Units>,
+    pub(crate) usage: Usage,
     pub(crate) suspense: Table<SuspenseKey, Units>,
     pub(crate) catalog: Catalog,
-    /// Which session an edge's boot belongs to, for the latest boot of each; derived from `sessions`.
-    pub(crate) edge_boots: BTreeMap<Boot, SessionId>,
+    /// The sum of `suspense`.
+    pub(crate) suspense_units: Units,
     alarms: Vec<Alarm>,
     audit: Vec<AuditEntry>,
 }
@@ -115,12 +140,12 @@ impl Ledger {
             meta: Meta::new(incarnation),
             nodes: Table::new(records::KIND_NODE),
             slots,
-            sessions: Table::new(records::KIND_SESSION),
+            sessions: Registry::new(),
             accounts: Table::new(records::KIND_ACCOUNT),
-            usage: Table::new(records::KIND_USAGE),
+            usage: Usage::new(),
             suspense: Table::new(records::KIND_SUSPENSE),
             catalog: Catalog::new(incarnation),
-            edge_boots: BTreeMap::new(),
+            suspense_units: 0,
             alarms: Vec::new(),
             audit: Vec::new(),
         }
@@ -154,6 +179,7 @@ impl Ledger {
             Command::CloseSession(c) => Reply::CloseSession(self.close_session(c)),
             Command::Tick => {
                 self.retire_sessions();
+                self.retire_usage();
                 Reply::Tick(self.meta.time)
             }
             Command::Admin(c) => Reply::Admin(Box::new(admin::apply(self, c))),
@@ -195,18 +221,19 @@ impl Ledger {
         self.accounts.iter()
     }
 
-    /// The accounts after a name, for listings in pages.
-    pub fn accounts_after<'a>(
-        &'a self,
-        after: Option<&AccountId>,
-    ) -> Box<dyn Iterator<Item = (&'a AccountId, &'a Row)> + 'a> {
-        use std::ops::Bound;
-        match after {
-            Some(name) => Box::new(
-                self.accounts
-                    .range((Bound::Excluded(name.clone()), Bound::Unbounded)),
-            ),
-            None => Box::new(self.accounts.iter()),
+    /// The accounts after a name, or whatever text, for listings in pages.
+    pub fn accounts_after(&self, after: &str) -> impl Iterator<Item = (&AccountId, &Row)> {
+        self.accounts
+            .range::<str, _>((Bound::Excluded(after), Bound::Unbounded))
+    }
+
+    /// How many accounts have a row, and how many sessions are open and known.
+    #[must_use]
+    pub fn sizes(&self) -> Sizes {
+        Sizes {
+            accounts: self.accounts.len(),
+            sessions_open: self.sessions.open(),
+            sessions_known: self.sessions.len(),
         }
     }
 
@@ -236,19 +263,19 @@ impl Ledger {
     /// A session of the registry.
     #[must_use]
     pub fn session(&self, session: SessionId) -> Option<&Session> {
-        self.sessions.get(&session)
+        self.sessions.get(session)
     }
 
     /// All sessions, in order.
     pub fn sessions(&self) -> impl Iterator<Item = (SessionId, &Session)> {
-        self.sessions.iter().map(|(id, session)| (*id, session))
+        self.sessions.iter()
     }
 
     /// What the registry says of an edge's boot.
     #[must_use]
     pub fn edge_boot(&self, boot: Boot) -> EdgeBoot {
-        match self.edge_boots.get(&boot) {
-            Some(session) => EdgeBoot::Live(*session),
+        match self.sessions.of_boot(boot) {
+            Some(session) => EdgeBoot::Live(session),
             None if boot <= self.meta.last_boot => EdgeBoot::Fenced,
             None => EdgeBoot::NotYet,
         }
@@ -260,14 +287,15 @@ impl Ledger {
         self.meta.routes_index
     }
 
-    /// Usage records, in order of license, meter, key, hour.
-    pub fn usage(&self) -> impl Iterator<Item = (&UsageKey, Units)> {
-        self.usage.iter().map(|(key, units)| (key, *units))
-    }
-
     /// What named no known account or license.
     pub fn suspense(&self) -> impl Iterator<Item = (&SuspenseKey, Units)> {
         self.suspense.iter().map(|(key, units)| (key, *units))
+    }
+
+    /// The sum of [`Self::suspense`]; stays at the largest number rather than wrap.
+    #[must_use]
+    pub fn suspense_units(&self) -> Units {
+        self.suspense_units
     }
 
     /// Digest of the whole state; equal on every replica at equal index.

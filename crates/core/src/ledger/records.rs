@@ -91,25 +91,25 @@ pub struct UsageKey {
 }
 
 impl UsageKey {
-    /// The range of all keys of this license and hour, up to the next hour's first.
-    pub(crate) fn hour_range(&self) -> (Self, Self) {
-        let first = |hour| Self {
+    /// A key that sorts before every key of a licence from an hour on, and after all of the hour before.
+    pub(crate) fn first_of(license: &Name, hour: u64) -> Self {
+        Self {
+            license: license.clone(),
             hour,
             environment: Environment::Live,
+            meter: Name::least(),
             key: None,
-            meter: self.meter.clone(),
-            license: self.license.clone(),
-        };
-        (first(self.hour), first(self.hour.saturating_add(1)))
+        }
     }
 }
 
-/// Where use of an unknown name is kept. `name: None` sums what exceeds the bound.
+/// Where use of an unknown name is kept. `name: None` sums what exceeds the bound of names; under session 0
+/// stands what exceeds the bound of sessions, too.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SuspenseKey {
     /// The session that reported it.
     pub session: SessionId,
-    /// The account or license it named.
+    /// The account, license or license/key/meter it named.
     pub name: Option<Arc<str>>,
 }
 
@@ -207,9 +207,9 @@ impl Ledger {
             RecordKey::Meta => Some(Record::Meta(self.meta.clone())),
             RecordKey::Node(id) => self.nodes.get(id).copied().map(Record::Node),
             RecordKey::Slot(slot) => self.slots.get(slot).copied().map(Record::Slot),
-            RecordKey::Session(id) => self.sessions.get(id).cloned().map(Record::Session),
+            RecordKey::Session(id) => self.sessions.get(*id).cloned().map(Record::Session),
             RecordKey::Account(id) => self.accounts.get(id).copied().map(Record::Account),
-            RecordKey::Usage(key) => self.usage.get(key).copied().map(Record::Usage),
+            RecordKey::Usage(key) => self.usage.get(key).map(Record::Usage),
             RecordKey::Suspense(key) => self.suspense.get(key).copied().map(Record::Suspense),
             RecordKey::Catalog(key) => self.catalog.record(key).map(Record::Catalog),
         }
@@ -231,7 +231,7 @@ impl Ledger {
         .chain(
             self.sessions
                 .iter()
-                .map(|(k, v)| (RecordKey::Session(*k), Record::Session(v.clone()))),
+                .map(|(k, v)| (RecordKey::Session(k), Record::Session(v.clone()))),
         )
         .chain(
             self.accounts
@@ -241,7 +241,7 @@ impl Ledger {
         .chain(
             self.usage
                 .iter()
-                .map(|(k, v)| (RecordKey::Usage(k.clone()), Record::Usage(*v))),
+                .map(|(k, v)| (RecordKey::Usage(k.clone()), Record::Usage(v))),
         )
         .chain(
             self.suspense
@@ -269,15 +269,13 @@ impl Ledger {
                 (RecordKey::Meta, Record::Meta(found)) => meta = Some(found),
                 (RecordKey::Node(id), Record::Node(v)) => ledger.nodes.put(id, v),
                 (RecordKey::Slot(slot), Record::Slot(v)) => ledger.slots.put(slot, v),
-                (RecordKey::Session(id), Record::Session(v)) => {
-                    if !v.closed {
-                        ledger.edge_boots.insert(v.boot, id);
-                    }
-                    ledger.sessions.put(id, v);
-                }
+                (RecordKey::Session(id), Record::Session(v)) => ledger.sessions.put(id, v),
                 (RecordKey::Account(id), Record::Account(v)) => ledger.accounts.put(id, v),
                 (RecordKey::Usage(key), Record::Usage(v)) => ledger.usage.put(key, v),
-                (RecordKey::Suspense(key), Record::Suspense(v)) => ledger.suspense.put(key, v),
+                (RecordKey::Suspense(key), Record::Suspense(v)) => {
+                    ledger.suspense_units = ledger.suspense_units.saturating_add(v);
+                    ledger.suspense.put(key, v);
+                }
                 (RecordKey::Catalog(key), Record::Catalog(v)) => {
                     if !ledger.catalog.restore(key.clone(), v) {
                         return Err(RestoreError::Kind(RecordKey::Catalog(key)));

@@ -2,14 +2,13 @@
 //!
 //! **Invariant I9** (promise P4): reports of a session are applied strictly in order, each once; one that
 //! comes again is acknowledged by its number and hash and changes nothing. A report is never refused for
-//! an amount: what names no known account or license goes to suspense, kept and alarmed.
+//! an amount: what names no known account or license goes to suspense, kept and alarmed. Next:
+//! [`super::usage`] for what is billed.
 
-use super::records::{SuspenseKey, USAGE_KEYS_PER_HOUR_MAX, UsageKey};
+use super::records::SuspenseKey;
 use super::{Alarm, Ledger};
 use crate::account::{AccountId, Name};
-use crate::command::{
-    CloseSession, OpenSession, OpenSessionReply, Report, ReportReply, SpentLine, UsageLine,
-};
+use crate::command::{CloseSession, OpenSession, OpenSessionReply, Report, ReportReply, SpentLine};
 use crate::ids::{Boot, Nonce, Seq, SessionId, Units};
 use crate::ledger::accounts::Row;
 use crate::time::LedgerTime;
@@ -22,8 +21,19 @@ pub const UNACKNOWLEDGED_MAX: usize = 8;
 /// How long a silent session is kept: 35 days.
 pub const SESSION_RETENTION_MS: u64 = 35 * 24 * 3_600_000;
 
-/// Names in suspense that are kept one by one; more are summed under `other`.
+/// Sessions that one `Tick` takes out of the registry; what is left goes with the next ones.
+pub const SESSIONS_RETIRED_PER_TICK_MAX: usize = 4096;
+
+/// Sessions kept for one identity. Beyond it the one closed first makes room for another; open ones are
+/// never forgotten before [`SESSION_RETENTION_MS`], since their edge may hold units and unsent reports.
+/// An edge without a journal opens one with every start: this is one every three minutes for 35 days.
+pub const SESSIONS_PER_IDENTITY_MAX: usize = 16_384;
+
+/// Names in suspense that are kept one by one; more are summed under `other` of their session.
 pub const SUSPENSE_NAMES_MAX: usize = 10_000;
+
+/// Rows in suspense, names and `other` of sessions; more are summed under `other` of session 0.
+pub const SUSPENSE_ROWS_MAX: usize = 20_000;
 
 /// An edge's numbered stream of reports.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -59,16 +69,20 @@ impl Ledger {
 
     fn new_session(&mut self, open: &OpenSession) -> OpenSessionReply {
         // A repeat of an unanswered first open must not make a second session.
-        let repeat = self.sessions.iter().rev().find(|(_, session)| {
-            session.identity == open.identity && session.nonce == open.nonce && !session.closed
-        });
-        if let Some((id, session)) = repeat {
-            let (session_id, boot, last_seq) = (*id, session.boot, session.last_seq);
+        if let Some((session, known)) = self.sessions.started(&open.identity, open.nonce) {
             return OpenSessionReply::Opened {
-                session: session_id,
-                boot,
-                last_seq,
+                session,
+                boot: known.boot,
+                last_seq: known.last_seq,
             };
+        }
+        if self.sessions.count_of(&open.identity) >= SESSIONS_PER_IDENTITY_MAX {
+            let Some(closed) = self.sessions.oldest_closed(&open.identity) else {
+                return OpenSessionReply::TooMany {
+                    limit: SESSIONS_PER_IDENTITY_MAX as u64,
+                };
+            };
+            self.sessions.remove(closed);
         }
         let boot = self.next_boot();
         self.meta.last_session = self.meta.last_session.next();
@@ -85,7 +99,6 @@ impl Ledger {
                 closed: false,
             },
         );
-        self.edge_boots.insert(boot, session);
         OpenSessionReply::Opened {
             session,
             boot,
@@ -94,7 +107,7 @@ impl Ledger {
     }
 
     fn reopen_session(&mut self, id: SessionId, open: &OpenSession) -> OpenSessionReply {
-        let Some(known) = self.sessions.get(&id) else {
+        let Some(known) = self.sessions.get(id) else {
             return self.missing_session(id, OpenSessionReply::Expired, OpenSessionReply::Unknown);
         };
         if known.identity != open.identity {
@@ -107,19 +120,17 @@ impl Ledger {
             return OpenSessionReply::StaleNonce { last: known.nonce };
         }
         let (last_seq, same_start) = (known.last_seq, open.nonce == known.nonce);
-        self.edge_boots.remove(&known.boot);
         let boot = if same_start {
             known.boot
         } else {
             self.next_boot()
         };
         let time = self.meta.time;
-        self.sessions.update(&id, |session| {
+        self.sessions.update(id, |session| {
             session.boot = boot;
             session.nonce = open.nonce;
             session.seen = time;
         });
-        self.edge_boots.insert(boot, id);
         OpenSessionReply::Opened {
             session: id,
             boot,
@@ -140,7 +151,7 @@ impl Ledger {
         if let Err(refusal) = self.may_report(report.session, report.boot) {
             return refusal;
         }
-        let Some(session) = self.sessions.get(&report.session) else {
+        let Some(session) = self.sessions.get(report.session) else {
             unreachable!("checked above");
         };
         let hash = Report::content_hash(report.session, report.seq, &report.spent, &report.usage);
@@ -167,7 +178,7 @@ impl Ledger {
             };
         }
         let time = self.meta.time;
-        self.sessions.update(&report.session, |session| {
+        self.sessions.update(report.session, |session| {
             session.last_seq = report.seq;
             session.seen = time;
             session.hashes.push_back(hash);
@@ -194,7 +205,7 @@ impl Ledger {
     }
 
     fn may_report(&self, id: SessionId, boot: Boot) -> Result<(), ReportReply> {
-        let Some(session) = self.sessions.get(&id) else {
+        let Some(session) = self.sessions.get(id) else {
             let (ended, never) = (ReportReply::Expired, ReportReply::Unknown);
             return Err(self.missing_session(id, ended, never));
         };
@@ -236,53 +247,18 @@ impl Ledger {
         }
     }
 
-    fn count_usage(&mut self, session: SessionId, line: &UsageLine) {
-        if !self.catalog.knows_license(&line.license) {
-            return self.suspend(session, line.license.as_str(), line.units);
-        }
-        let mut key = UsageKey {
-            license: line.license.clone(),
-            hour: self.meta.time.hour(),
-            environment: line.environment,
-            meter: line.meter.clone(),
-            key: Some(line.key.clone()),
-        };
-        if !self.usage.contains(&key) && self.usage_keys_in_hour(&key) >= USAGE_KEYS_PER_HOUR_MAX {
-            key.key = None;
-        }
-        match self
-            .usage
-            .get(&key)
-            .copied()
-            .unwrap_or(0)
-            .checked_add(line.units)
-        {
-            Some(units) => self.usage.put(key, units),
-            None => self.suspend(session, line.license.as_str(), line.units),
-        }
-    }
-
-    fn usage_keys_in_hour(&self, key: &UsageKey) -> usize {
-        let (from, to) = key.hour_range();
-        self.usage
-            .range(from..to)
-            .take(USAGE_KEYS_PER_HOUR_MAX)
-            .count()
-    }
-
-    fn suspend(&mut self, session: SessionId, name: &str, units: Units) {
-        let key = SuspenseKey {
-            session,
-            name: Some(name.into()),
-        };
-        let full = self.suspense.len() >= SUSPENSE_NAMES_MAX && !self.suspense.contains(&key);
-        let key = if full {
-            SuspenseKey {
-                session,
-                name: None,
-            }
+    pub(super) fn suspend(&mut self, session: SessionId, name: &str, units: Units) {
+        let row = |session, name| SuspenseKey { session, name };
+        let rows = self.suspense.len();
+        let fits = |key: &SuspenseKey, most| rows < most || self.suspense.contains(key);
+        let named = row(session, Some(name.into()));
+        let other = row(session, None);
+        let key = if fits(&named, SUSPENSE_NAMES_MAX) {
+            named
+        } else if fits(&other, SUSPENSE_ROWS_MAX) {
+            other
         } else {
-            key
+            row(SessionId(0), None)
         };
         let sum = self
             .suspense
@@ -291,6 +267,7 @@ impl Ledger {
             .unwrap_or(0)
             .saturating_add(units);
         self.suspense.put(key, sum);
+        self.suspense_units = self.suspense_units.saturating_add(units);
         self.raise(Alarm::Suspense {
             session,
             name: name.to_owned(),
@@ -299,7 +276,7 @@ impl Ledger {
     }
 
     pub(crate) fn close_session(&mut self, close: &CloseSession) -> ReportReply {
-        if let Some(session) = self.sessions.get(&close.session)
+        if let Some(session) = self.sessions.get(close.session)
             && session.closed
             && session.boot == close.boot
         {
@@ -310,7 +287,7 @@ impl Ledger {
         if let Err(refusal) = self.may_report(close.session, close.boot) {
             return refusal;
         }
-        let Some(last_seq) = self.sessions.get(&close.session).map(|s| s.last_seq) else {
+        let Some(last_seq) = self.sessions.get(close.session).map(|s| s.last_seq) else {
             unreachable!("checked above");
         };
         if last_seq != close.last_seq {
@@ -319,28 +296,32 @@ impl Ledger {
             };
         }
         let time = self.meta.time;
-        self.sessions.update(&close.session, |session| {
+        self.sessions.update(close.session, |session| {
             session.closed = true;
             session.seen = time;
         });
-        self.edge_boots.remove(&close.boot);
         ReportReply::Settled { last_seq }
     }
 
-    /// Takes sessions out of the registry that were silent for [`SESSION_RETENTION_MS`].
+    /// Takes sessions out of the registry that were silent for [`SESSION_RETENTION_MS`], the longest silent
+    /// first, at most [`SESSIONS_RETIRED_PER_TICK_MAX`].
     pub(crate) fn retire_sessions(&mut self) {
-        let limit = self.meta.time.0.saturating_sub(SESSION_RETENTION_MS);
-        let old: Vec<SessionId> = self
-            .sessions
-            .iter()
-            .filter(|(_, s)| s.seen.0 < limit)
-            .map(|(id, _)| *id)
-            .collect();
+        let silent = self.sessions.silent_since(self.retention_limit());
+        let old: Vec<SessionId> = silent.take(SESSIONS_RETIRED_PER_TICK_MAX).collect();
         for id in old {
-            if let Some(session) = self.sessions.remove(&id) {
-                self.edge_boots.remove(&session.boot);
-            }
+            self.sessions.remove(id);
         }
+    }
+
+    /// Whether sessions or usage records are past their retention: the next `Tick` should not wait.
+    #[must_use]
+    pub fn retention_is_behind(&self) -> bool {
+        let mut silent = self.sessions.silent_since(self.retention_limit());
+        silent.next().is_some() || self.has_old_usage()
+    }
+
+    fn retention_limit(&self) -> LedgerTime {
+        LedgerTime(self.meta.time.0.saturating_sub(SESSION_RETENTION_MS))
     }
 
     /// Units of an account that are settled, for statements.

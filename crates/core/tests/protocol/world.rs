@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use tollgate_core::account::{AccountId, Environment, Name, Per, Window};
 use tollgate_core::admin::{AdminCommand, Change, Item};
-use tollgate_core::catalog::{Limit, Overage};
+use tollgate_core::catalog::{Limit, Overage, PepperId, SecretMac};
 use tollgate_core::command::{
     Assign, CloseSession, Command, Entry, LineOutcome, OpenNode, OpenSession, Position,
     PositionLine, PositionOutcome, Reply, Report, SpentLine, UsageLine,
@@ -48,6 +48,15 @@ pub(crate) fn catalog(limits: &[(&str, u64)]) -> Command {
             plan: name("plan"),
             version: None,
             status: None,
+        },
+        Item::Key {
+            id: name("k1"),
+            license: name("acme-1"),
+            environment: Environment::Live,
+            mac: Some(SecretMac {
+                hmac: [1; 32],
+                pepper: PepperId(1),
+            }),
         },
     ];
     Command::Admin(Box::new(AdminCommand {

@@ -211,6 +211,11 @@ impl Driver {
                 tracing::error!(?reply, ?wanted, "the session cannot be gone on with");
                 self.open_new_session();
             }
+            OpenSessionReply::TooMany { limit } => self.fail(format!(
+                "the cluster keeps {limit} open sessions of this edge's identity and takes no other: give \
+                 the edge a journal, so that a restart goes on with its session, or stop it cleanly, which \
+                 closes it; each ends by itself after 35 days of silence"
+            )),
             OpenSessionReply::OtherIncarnation { current } => {
                 self.session.incarnation = Some(current);
                 self.open_new_session();

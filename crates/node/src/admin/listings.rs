@@ -212,7 +212,7 @@ pub(super) async fn accounts(
             .is_none_or(|c| account.parts().customer == c.as_str())
     };
     let mut rows = ledger
-        .accounts_after(after.as_ref())
+        .accounts_after(after.as_ref().map_or("", AccountId::as_str))
         .filter(|(account, _)| of_customer(account));
     let mut items = Vec::new();
     let mut last = None;
