@@ -34,11 +34,11 @@ use tollgate_core::ids::NodeId;
 
 /// A peer that says nothing for so long is gone. Below the contact time of edges (5 s); a peer that
 /// *restarted* is noticed at once, by a stateless reset.
-pub const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often a quiet connection says something; several must be lost before [`IDLE_TIMEOUT`].
-pub const KEEP_ALIVE: Duration = Duration::from_secs(1);
+pub const KEEP_ALIVE: Duration = Duration::from_millis(500);
 /// For the handshake and the welcome; a dial that takes longer failed.
-pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(3);
+pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(2);
 /// For the first frame of a stream that a peer opened.
 pub const FIRST_FRAME_DEADLINE: Duration = Duration::from_secs(5);
 /// Round trip assumed before the first is measured: how soon a lost first packet is sent again (3 times).
@@ -458,7 +458,7 @@ fn transport(welcomes: u32) -> Arc<quinn::TransportConfig> {
     let mut config = quinn::TransportConfig::default();
     let idle = IDLE_TIMEOUT
         .try_into()
-        .expect("four seconds fit QUIC's 62 bits of milliseconds");
+        .expect("two seconds fit QUIC's 62 bits of milliseconds");
     config
         .max_idle_timeout(Some(idle))
         .keep_alive_interval(Some(KEEP_ALIVE))
