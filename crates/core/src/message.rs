@@ -180,6 +180,8 @@ pub struct Recall {
     pub account: AccountId,
     /// Its number, echoed by [`Held`].
     pub number: u64,
+    /// Units an edge whose checks are using them may keep; it hands in the rest.
+    pub keep: Units,
 }
 
 /// Answer to a [`Recall`]; the units themselves come as a [`Lease`] with a higher `surrendered_total`,

@@ -454,6 +454,7 @@ fn what_nodes_send() {
                 epoch: Epoch(7),
                 account: account(),
                 number: 3,
+                keep: 12,
             }),
             NodeMessage::Report {
                 seq: Seq(17),

@@ -3,12 +3,22 @@
 //! **Invariant I2**: `acquired = available + Σ(granted − surrendered) + gone + returned`, checked by
 //! [`Book::assert_balanced`] after every change. The book counts grants only: use is a demand hint. A row
 //! that is dropped moves its net to `gone`; it never frees units. A book is never read back from another
-//! epoch. Next: [`super`] for when which of this happens.
+//! epoch. Edges also surrender what former epochs granted them, which is in no book: all together never
+//! more than was out when the book was opened, and beyond that each boot only what it was granted, so that
+//! an edge that lies about what it carries puts no more than that at risk. Next: [`super`] for when which of
+//! this happens.
 
 use crate::ids::{Boot, LeaseNo, Units};
 use crate::message::LeaseLine;
 use crate::time::Mono;
 use std::collections::{BTreeMap, BTreeSet};
+
+/// A recall is given this long to bring something; so long is also the least pause between two.
+const RECALL_WAIT_MS: u64 = 300;
+/// Pause from a recall of an account to the next while nothing was granted in between.
+const RECALL_PAUSE_MS: u64 = 1000;
+/// The pause doubles up to this while recalls bring nothing.
+const RECALL_PAUSE_MS_MAX: u64 = 4000;
 
 /// Units wanted ahead of need are granted as long as the edge asked within this time.
 const WISH_MS: u64 = 2000;
@@ -19,6 +29,10 @@ const GRANT_PART: Units = 20;
 /// See the module's text.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Book {
+    /// Units out under former epochs when the book was opened, less what came back of them.
+    before: Units,
+    /// What boots may still hold of what their dropped openings were granted.
+    carried_by: BTreeMap<Boot, Units>,
     /// Highest `acquired_total` the ledger answered under this epoch.
     pub(super) acquired: Units,
     /// A position under way: the total it asks for and when it was last proposed.
@@ -35,6 +49,8 @@ pub(super) struct Book {
     pub(super) gone: i128,
     pub(super) rows: BTreeMap<Boot, Row>,
     pub(super) recall: RecallState,
+    /// The opening that ended last on its edge's word: a repeat of that word gets the same answer.
+    closed: Option<(Boot, LeaseNo, Units)>,
     /// When units last moved; an idle pool is returned.
     pub(super) moved_at: Mono,
 }
@@ -46,6 +62,8 @@ pub(super) struct Row {
     pub(super) carried: Units,
     pub(super) granted_total: Units,
     pub(super) surrendered_total: Units,
+    /// The part of `granted_total` that did not come back.
+    kept: Units,
     pub(super) want_total: Units,
     pub(super) need_total: Units,
     pub(super) demand: Units,
@@ -60,6 +78,18 @@ impl Row {
         self.granted_total < self.need_total
     }
 
+    /// Takes back up to `stated` units: of this opening's grants, then of what its boot carries from others,
+    /// then of what was out before the book. Answers how many there were.
+    fn take_back(&mut self, stated: Units, carried: &mut Units, before: &mut Units) -> Units {
+        let mut rest = stated;
+        for source in [&mut self.kept, carried, before] {
+            let part = rest.min(*source);
+            *source = source.saturating_sub(part);
+            rest = rest.saturating_sub(part);
+        }
+        stated.saturating_sub(rest)
+    }
+
     fn net(&self) -> i128 {
         i128::from(self.granted_total).saturating_sub(i128::from(self.surrendered_total))
     }
@@ -68,18 +98,75 @@ impl Row {
 /// The recall of an account.
 #[derive(Clone, Debug, Default)]
 pub(super) struct RecallState {
-    /// The newest recall: its number, when it went out, who has not answered, whether it brought units.
+    /// The newest recall: its number, who has not answered, whether it brought units.
     pub(super) open: Option<OpenRecall>,
-    /// No recall before this moment.
-    pub(super) not_before: Mono,
+    /// When the newest went out.
+    sent_at: Option<Mono>,
     /// The pause after one that brought nothing; doubles.
-    pub(super) pause_ms: u64,
+    pause_ms: u64,
+    /// Whether units were granted since the newest went out: an edge may hold them idle, so nobody may be
+    /// refused before the next.
+    granted_since: bool,
+    /// Whether one comes as soon as its pause is over.
+    pub(super) soon: bool,
+}
+
+impl RecallState {
+    /// Whether the answer to a waiting row hangs on a recall.
+    pub(super) fn decides(&self) -> bool {
+        self.open.is_some() || self.soon
+    }
+
+    /// Whether the next may go out.
+    pub(super) fn is_due(&self, now: Mono) -> bool {
+        let pause_ms = if self.granted_since {
+            RECALL_WAIT_MS
+        } else {
+            self.pause_ms
+        };
+        self.sent_at
+            .is_none_or(|sent_at| now.since_ms(sent_at) >= pause_ms)
+    }
+
+    /// Whether one would tell more than the last did.
+    pub(super) fn has_news(&self) -> bool {
+        self.sent_at.is_none() || self.granted_since
+    }
+
+    /// Recalls from these edges.
+    pub(super) fn begin(&mut self, now: Mono, number: u64, from: BTreeSet<Boot>) {
+        self.sent_at = Some(now);
+        self.granted_since = false;
+        self.soon = false;
+        self.open = Some(OpenRecall {
+            number,
+            unanswered: from,
+            brought: false,
+        });
+    }
+
+    /// Ends the open one when all have answered or gone, or its time is over. Answers whether one is open still.
+    pub(super) fn end(&mut self, now: Mono, connected: &BTreeSet<Boot>) -> bool {
+        let Some(recall) = &mut self.open else {
+            return false;
+        };
+        recall.unanswered.retain(|boot| connected.contains(boot));
+        let waited_ms = self.sent_at.map_or(0, |sent_at| now.since_ms(sent_at));
+        if !recall.unanswered.is_empty() && waited_ms < RECALL_WAIT_MS {
+            return true;
+        }
+        self.pause_ms = match (recall.brought, self.pause_ms) {
+            (true, _) | (false, 0) => RECALL_PAUSE_MS,
+            (false, last) => last.saturating_mul(2).min(RECALL_PAUSE_MS_MAX),
+        };
+        self.open = None;
+        false
+    }
 }
 
 #[derive(Clone, Debug)]
 pub(super) struct OpenRecall {
     pub(super) number: u64,
-    pub(super) sent_at: Mono,
     pub(super) unanswered: BTreeSet<Boot>,
     pub(super) brought: bool,
 }
@@ -89,12 +176,24 @@ pub(super) struct OpenRecall {
 pub(super) enum Opening {
     /// The row stands (opened now or before).
     Row,
+    /// The row stands; what it is said to have surrendered cannot all have been its edge's, and counts in part.
+    Overstated,
     /// Below the row's number, or at or below the watermark with no row: changes nothing. If the edge is
     /// still at that number it must draw a new one.
     Stale,
+    /// The word of an opening that had ended on it before: what it was granted in all.
+    ClosedBefore(Units),
 }
 
 impl Book {
+    /// A new one, while `before` units are out under former epochs.
+    pub(super) fn new(before: Units) -> Self {
+        Self {
+            before,
+            ..Self::default()
+        }
+    }
+
     /// Finds or opens the row a line speaks of, and takes in what it surrenders.
     pub(super) fn take_line(
         &mut self,
@@ -111,7 +210,14 @@ impl Book {
             }
             Some(_) => {}
             None if line.lease_no <= *watermark && !crate::planted::no_watermark() => {
-                return Opening::Stale;
+                return match self.closed {
+                    Some((last, lease_no, granted_total))
+                        if line.closing && (last, lease_no) == (boot, line.lease_no) =>
+                    {
+                        Opening::ClosedBefore(granted_total)
+                    }
+                    _ => Opening::Stale,
+                };
             }
             None => self.open_row(now, boot, line.lease_no, line.carried),
         }
@@ -127,8 +233,13 @@ impl Book {
         }
         let most = row.carried.saturating_add(row.granted_total);
         let surrendered = line.surrendered_total.min(most).max(row.surrendered_total);
-        let growth = surrendered.saturating_sub(row.surrendered_total);
-        row.surrendered_total = surrendered;
+        let stated = surrendered.saturating_sub(row.surrendered_total);
+        let growth = row.take_back(
+            stated,
+            self.carried_by.entry(boot).or_default(),
+            &mut self.before,
+        );
+        row.surrendered_total = row.surrendered_total.saturating_add(growth);
         if growth > 0 {
             // Who hands in units wishes for no more than the same line says: what it wished for before must
             // not bring them straight back while another edge asks in vain.
@@ -140,7 +251,22 @@ impl Book {
             }
         }
         self.assert_balanced();
+        if growth < stated {
+            return Opening::Overstated;
+        }
         Opening::Row
+    }
+
+    /// Drops the row of an opening that ends on its edge's word. Answers its `granted_total`.
+    pub(super) fn close_row(
+        &mut self,
+        boot: Boot,
+        lease_no: LeaseNo,
+        watermark: &mut LeaseNo,
+    ) -> Units {
+        let granted_total = self.drop_row(boot, watermark).unwrap_or_default();
+        self.closed = Some((boot, lease_no, granted_total));
+        granted_total
     }
 
     pub(super) fn open_row(&mut self, now: Mono, boot: Boot, lease_no: LeaseNo, carried: Units) {
@@ -151,6 +277,7 @@ impl Book {
                 carried,
                 granted_total: 0,
                 surrendered_total: 0,
+                kept: 0,
                 want_total: 0,
                 need_total: 0,
                 demand: 0,
@@ -164,12 +291,20 @@ impl Book {
     pub(super) fn drop_row(&mut self, boot: Boot, watermark: &mut LeaseNo) -> Option<Units> {
         let row = self.rows.remove(&boot)?;
         *watermark = (*watermark).max(row.lease_no);
+        let carried = self.carried_by.entry(boot).or_default();
+        *carried = carried.saturating_add(row.kept);
         self.gone = self.gone.saturating_add(row.net());
         if crate::planted::dropped_row_frees_its_units() {
             self.free_gone(row.net());
         }
         self.assert_balanced();
         Some(row.granted_total)
+    }
+
+    /// Boots that never speak again carry nothing.
+    pub(super) fn forget_carried(&mut self, gone: impl Fn(&Boot) -> bool) {
+        self.carried_by
+            .retain(|boot, units| *units > 0 && !gone(boot));
     }
 
     /// Planted faults only: what must never happen to a dropped row's units.
@@ -224,12 +359,14 @@ impl Book {
             }
             self.available = self.available.saturating_sub(units);
             row.granted_total = row.granted_total.saturating_add(units);
+            row.kept = row.kept.saturating_add(units);
             if !row.waits() {
                 // A wish is served once. Kept, it would get part after part of what is left without any use.
                 row.want_total = row.granted_total;
                 row.waiting_since = None;
             }
             self.moved_at = now;
+            self.recall.granted_since = true;
             granted = granted.saturating_add(units);
             served.push(boot);
         }

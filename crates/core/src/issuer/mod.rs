@@ -22,9 +22,20 @@ use crate::message::{
 use crate::time::Mono;
 use book::{Book, Opening};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
 
-/// Requests under an epoch or boot this replica has not applied yet; the oldest makes room.
-const HELD_MAX: usize = 1024;
+/// Lines of requests under an epoch or boot this replica has not applied yet; the oldest makes room.
+const HELD_LINES_MAX: usize = 65_536;
+/// Such requests of one edge boot; its oldest makes room.
+const HELD_MAX: usize = 8;
+/// So long a request is held; its edge repeats it before.
+const HELD_MS: u64 = 2000;
+/// Busy accounts served in one [`Issuer::handle_applied`].
+const BUSY_SLICE: usize = 4096;
+/// Bytes of account names and totals in one position, so that it fits an entry of the log.
+const POSITION_BYTES_MAX: usize = 32 * 1024;
+/// Bytes of a line of a position beside the name: two totals of 9 and two lengths.
+const LINE_BYTES: usize = 24;
 /// What an issuer wants done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
@@ -51,8 +62,10 @@ pub struct Counts {
     pub stranded: Units,
     /// Recalls sent.
     pub recalls: u64,
-    /// Requests dropped because too many were held for an epoch not applied yet.
+    /// Requests dropped because too many were held, or too long, for an epoch not applied yet.
     pub held_dropped: u64,
+    /// Lines that stated more surrendered than can have been their edge's.
+    pub overstated: u64,
 }
 
 struct SlotBook {
@@ -70,11 +83,14 @@ pub struct Issuer {
     connected: BTreeSet<Boot>,
     /// Accounts with a waiting row or a position under way.
     busy: BTreeSet<AccountId>,
-    held: VecDeque<Lease>,
+    /// Requests that wait for the replica, oldest first.
+    held: VecDeque<(Mono, Lease)>,
     outputs: VecDeque<Output>,
     positions: BTreeMap<Slot, BTreeMap<AccountId, PositionLine>>,
     recall_number: u64,
     routes_seen: u64,
+    /// The last busy account served.
+    busy_from: Option<AccountId>,
     /// The last account looked after.
     care_from: Option<(Slot, AccountId)>,
     counts: Counts,
@@ -95,6 +111,7 @@ impl Issuer {
             positions: BTreeMap::new(),
             recall_number: 0,
             routes_seen: u64::MAX,
+            busy_from: None,
             care_from: None,
             counts: Counts::default(),
         }
@@ -144,10 +161,19 @@ impl Issuer {
         lease: &Lease,
     ) -> Option<LeaseAnswer> {
         self.follow_routes(ledger);
+        let answer = self.judge(now, ledger, lease);
+        if answer.is_none() {
+            self.hold(now, lease.clone());
+        }
+        answer
+    }
+
+    /// The answer to a request; `None` if this replica cannot tell yet.
+    fn judge(&mut self, now: Mono, ledger: &Ledger, lease: &Lease) -> Option<LeaseAnswer> {
         let newer = |s: &SlotLease| s.epoch > ledger.route(s.slot).epoch;
         match ledger.edge_boot(lease.boot) {
-            EdgeBoot::NotYet => return self.hold(lease),
-            EdgeBoot::Live(_) if lease.slots.iter().any(newer) => return self.hold(lease),
+            EdgeBoot::NotYet => return None,
+            EdgeBoot::Live(_) if lease.slots.iter().any(newer) => return None,
             EdgeBoot::Live(_) => {}
             EdgeBoot::Fenced => {
                 let fenced = |s: &SlotLease| SlotAnswer {
@@ -260,14 +286,34 @@ impl Issuer {
     /// The replica moved on: requests that were held and accounts that wait may be served now.
     pub fn handle_applied(&mut self, now: Mono, ledger: &Ledger) {
         self.follow_routes(ledger);
-        for lease in std::mem::take(&mut self.held) {
-            if let Some(answer) = self.handle_lease(now, ledger, &lease) {
-                self.outputs.push_back(Output::Answer(answer));
+        for (since, lease) in std::mem::take(&mut self.held) {
+            match self.judge(now, ledger, &lease) {
+                Some(answer) => self.outputs.push_back(Output::Answer(answer)),
+                None if now.since_ms(since) < HELD_MS => self.held.push_back((since, lease)),
+                None => self.counts.held_dropped = self.counts.held_dropped.saturating_add(1),
             }
         }
-        for account in self.busy.clone() {
+        for account in self.next_busy() {
             self.serve(now, ledger, account.slot(), &account, None);
         }
+    }
+
+    /// The next slice of busy accounts, round and round.
+    fn next_busy(&mut self) -> Vec<AccountId> {
+        let after = self
+            .busy_from
+            .take()
+            .map_or(Bound::Unbounded, Bound::Excluded);
+        let next: Vec<AccountId> = self
+            .busy
+            .range((after, Bound::Unbounded))
+            .take(BUSY_SLICE)
+            .cloned()
+            .collect();
+        if next.len() == BUSY_SLICE {
+            self.busy_from = next.last().cloned();
+        }
+        next
     }
 
     /// Time went on: repeats, recalls that ended, idle pools, silent rows. To be called every 50 to 100 ms.
@@ -285,11 +331,13 @@ impl Issuer {
                 return self.poll();
             };
             let mut batch = Vec::new();
-            while let Some((_, line)) = lines.pop_first() {
+            let mut bytes: usize = 0;
+            while batch.len() < LINES_MAX
+                && bytes < POSITION_BYTES_MAX
+                && let Some((account, line)) = lines.pop_first()
+            {
+                bytes = bytes.saturating_add(account.as_str().len().saturating_add(LINE_BYTES));
                 batch.push(line);
-                if batch.len() == LINES_MAX {
-                    break;
-                }
             }
             if !lines.is_empty() {
                 self.positions.insert(slot, lines);
@@ -303,13 +351,29 @@ impl Issuer {
         self.outputs.pop_front()
     }
 
-    fn hold(&mut self, lease: &Lease) -> Option<LeaseAnswer> {
-        if self.held.len() == HELD_MAX {
-            self.held.pop_front();
+    /// Keeps a request until the replica can judge it. The oldest makes room: of the same boot, so that one
+    /// edge cannot crowd out the others, then of all.
+    fn hold(&mut self, now: Mono, lease: Lease) {
+        let size = |lease: &Lease| {
+            let lines = lease.slots.iter().map(|slot| slot.lines.len());
+            lines.fold(1, usize::saturating_add)
+        };
+        let theirs = |held: &&(Mono, Lease)| held.1.boot == lease.boot;
+        if self.held.iter().filter(theirs).count() >= HELD_MAX
+            && let Some(at) = self.held.iter().position(|held| theirs(&held))
+        {
+            self.held.remove(at);
             self.counts.held_dropped = self.counts.held_dropped.saturating_add(1);
         }
-        self.held.push_back(lease.clone());
-        None
+        let held = self.held.iter().map(|(_, lease)| size(lease));
+        let mut lines = held.fold(size(&lease), usize::saturating_add);
+        while lines > HELD_LINES_MAX
+            && let Some((_, oldest)) = self.held.pop_front()
+        {
+            lines = lines.saturating_sub(size(&oldest));
+            self.counts.held_dropped = self.counts.held_dropped.saturating_add(1);
+        }
+        self.held.push_back((now, lease));
     }
 
     /// The epoch under which this boot owns a slot.
@@ -409,18 +473,26 @@ impl Issuer {
             return Some(bare(LeaseState::NoLimit));
         }
         let watermark = slot_book.watermarks.entry(boot).or_default();
-        let book = slot_book.accounts.entry(line.account.clone()).or_default();
+        let book = slot_book.accounts.entry(line.account.clone());
+        // The replica that told this epoch has every unit that former ones let out.
+        let book = book
+            .or_insert_with(|| Book::new(ledger.account(&line.account).map_or(0, |row| row.out)));
+        let closed = |granted_total| AnswerLine {
+            granted_total,
+            ..bare(LeaseState::Closed)
+        };
         match book.take_line(now, boot, line, watermark) {
             Opening::Stale => return Some(bare(LeaseState::Stale)),
+            Opening::ClosedBefore(granted_total) => return Some(closed(granted_total)),
+            Opening::Overstated => {
+                self.counts.overstated = self.counts.overstated.saturating_add(1);
+            }
             Opening::Row => {}
         }
         if line.closing {
-            let granted_total = book.drop_row(boot, watermark).unwrap_or_default();
+            let granted_total = book.close_row(boot, line.lease_no, watermark);
             self.serve(now, ledger, slot, &line.account, None);
-            return Some(AnswerLine {
-                granted_total,
-                ..bare(LeaseState::Closed)
-            });
+            return Some(closed(granted_total));
         }
         self.serve(now, ledger, slot, &line.account, Some(boot));
         let answer = self.answer_line(ledger, slot, boot, &line.account)?;

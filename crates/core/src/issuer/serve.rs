@@ -3,7 +3,7 @@
 //! [`Issuer::serve`] runs after everything that touches an account and is the only place that decides;
 //! [`Issuer::care`] runs by time. The book keeps the invariant whatever is decided here.
 
-use super::book::{Book, OpenRecall, Row};
+use super::book::{Book, Row};
 use super::{Issuer, Output};
 use crate::account::AccountId;
 use crate::command::PositionLine;
@@ -19,12 +19,9 @@ const AHEAD_LIMIT_MIN: Units = 10_000;
 const AHEAD_PART: Units = 1000;
 /// Acquired ahead: at most this many seconds of demand.
 const AHEAD_SECONDS: Units = 2;
-/// A recall is given this long to bring something.
-const RECALL_WAIT_MS: u64 = 300;
-/// Pause from one recall of an account to the next.
-const RECALL_PAUSE_MS: u64 = 1000;
-/// The pause doubles up to this while recalls bring nothing.
-const RECALL_PAUSE_MS_MAX: u64 = 4000;
+/// Of a limit, at most this part may stay with edges that are asked to hand in (0.1 %): what is usable
+/// before the first refusal is P3's other 99.9 %.
+const KEEP_PART: Units = 1000;
 /// An unanswered position is proposed again after this.
 const POSITION_REPEAT_MS: u64 = 500;
 /// A pool that did not move for this long is returned.
@@ -94,9 +91,7 @@ impl Issuer {
             self.propose(slot, account);
         }
         self.repeat_position(now, slot, account);
-        // Without a limit there is nothing to recall for: the answer is `no_limit`.
-        let out = limit.map_or(0, |_| stored.out);
-        self.recall(now, slot, account, out);
+        self.recall(now, slot, account, limit, stored.out);
         self.tell(ledger, slot, account, &served, asking);
         self.note_busy(slot, account);
     }
@@ -167,8 +162,14 @@ impl Issuer {
     /// Ends a recall whose time is over; starts one where it may help: a row waits, the ledger has no
     /// room, and units are out beyond this pool. It goes to every connected edge, since units of former
     /// epochs are in no book; only the edge that waits longest keeps what it has.
-    fn recall(&mut self, now: Mono, slot: Slot, account: &AccountId, out: Units) {
-        let connected = self.connected.clone();
+    fn recall(
+        &mut self,
+        now: Mono,
+        slot: Slot,
+        account: &AccountId,
+        limit: Option<Units>,
+        out: Units,
+    ) {
         let Some(slot_book) = self.slots.get_mut(&slot) else {
             return;
         };
@@ -176,31 +177,34 @@ impl Issuer {
         let Some(book) = slot_book.accounts.get_mut(account) else {
             return;
         };
-        if let Some(recall) = &mut book.recall.open {
-            recall.unanswered.retain(|boot| connected.contains(boot));
-            if !recall.unanswered.is_empty() && now.since_ms(recall.sent_at) < RECALL_WAIT_MS {
-                return;
-            }
-            let pause = match (recall.brought, book.recall.pause_ms) {
-                (true, _) | (false, 0) => RECALL_PAUSE_MS,
-                (false, last) => last.saturating_mul(2).min(RECALL_PAUSE_MS_MAX),
-            };
-            book.recall.not_before = recall.sent_at.plus_ms(pause);
-            book.recall.pause_ms = pause;
-            book.recall.open = None;
+        book.recall.soon = false;
+        if book.recall.end(now, &self.connected) {
+            return;
         }
-        let Some(first) = book.first_waiting() else {
+        // Without a limit there is nothing to recall for: the answer is `no_limit`.
+        let (Some(first), Some(limit)) = (book.first_waiting(), limit) else {
             return;
         };
-        if book.asked.is_some() || now < book.recall.not_before || out <= book.available {
+        if book.asked.is_some() || out <= book.available {
+            return;
+        }
+        let due = book.recall.is_due(now);
+        if !due && !book.recall.has_news() {
             return;
         }
         let only_rows = crate::planted::recall_only_to_rows_in_the_book();
-        let targets: BTreeSet<Boot> = connected
-            .into_iter()
-            .filter(|boot| *boot != first && (!only_rows || book.rows.contains_key(boot)))
+        let targets: BTreeSet<Boot> = self
+            .connected
+            .iter()
+            .filter(|boot| **boot != first && (!only_rows || book.rows.contains_key(boot)))
+            .copied()
             .collect();
-        if targets.is_empty() {
+        let parts = KEEP_PART.saturating_mul(Units::try_from(targets.len()).unwrap_or(Units::MAX));
+        let Some(keep) = limit.checked_div(parts) else {
+            return;
+        };
+        if !due {
+            book.recall.soon = true;
             return;
         }
         self.recall_number = self.recall_number.saturating_add(1);
@@ -212,15 +216,11 @@ impl Issuer {
                 epoch,
                 account: account.clone(),
                 number,
+                keep,
             };
             self.outputs.push_back(Output::Recall { to, recall });
         }
-        book.recall.open = Some(OpenRecall {
-            number,
-            sent_at: now,
-            unanswered: targets,
-            brought: false,
-        });
+        book.recall.begin(now, number, targets);
     }
 
     /// Sends news to rows that were served, and the last word to those that wait in vain.
@@ -239,7 +239,7 @@ impl Issuer {
         let Some(book) = slot_book.accounts.get(account) else {
             return;
         };
-        let in_vain = book.asked.is_none() && book.recall.open.is_none();
+        let in_vain = book.asked.is_none() && !book.recall.decides();
         let told: Vec<Boot> = book
             .rows
             .iter()
@@ -283,7 +283,7 @@ impl Issuer {
             LeaseState::Granted
         } else if book.asked.is_some() {
             LeaseState::Pending
-        } else if book.recall.open.is_some() {
+        } else if book.recall.decides() {
             LeaseState::Recalling
         } else {
             match limit {
@@ -356,6 +356,7 @@ impl Issuer {
                 book.free_gone(net);
             }
         }
+        book.forget_carried(fenced);
         // A fenced boot is refused before its number matters.
         slot_book.watermarks.retain(|boot, _| !fenced(boot));
         let idle = now.since_ms(book.moved_at) >= POOL_IDLE_MS || ledger.limit(account).is_none();

@@ -385,7 +385,7 @@ impl<C: Cell> Lessee<C> {
                 self.last_lease_no = self.last_lease_no.next();
                 row.redraw(now, self.last_lease_no, recall.epoch);
             }
-            let units = row.surrender_idle(now);
+            let units = row.surrender_idle(now, recall.keep);
             self.counts.surrendered = self.counts.surrendered.saturating_add(units);
             held = row.cell.free();
             if units > 0 {

@@ -276,14 +276,15 @@ impl<C: Cell> Row<C> {
     }
 
     /// Takes idle units out of the cell for the issuer: all while a check waits in vain for more than
-    /// there is or nothing was used lately, else what exceeds a quarter second of demand. Answers how many.
-    pub(super) fn surrender_idle(&mut self, now: Mono) -> Units {
+    /// there is or nothing was used lately, else what exceeds a quarter second of demand, of which at most
+    /// `keep` stays. Answers how many.
+    pub(super) fn surrender_idle(&mut self, now: Mono, keep: Units) -> Units {
         let free = self.cell.free();
         let waits = self.lacks() > 0;
         let keep = if waits || self.is_quiet(now) {
             0
         } else {
-            self.demand / 4
+            keep.min(self.demand / 4)
         };
         self.surrender(free.saturating_sub(keep))
     }

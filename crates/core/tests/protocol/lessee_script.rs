@@ -227,6 +227,7 @@ impl LesseeScript {
             slot: slot(),
             epoch: Epoch(words.get("epoch").unwrap_or(1)),
             number: words.need("number"),
+            keep: words.get("keep").unwrap_or(0),
             account: account(words.word()),
         };
         let from = node(words.get("from").unwrap_or(1));

@@ -5,6 +5,7 @@
 
 mod cluster;
 mod cluster_properties;
+mod issuer_bounds;
 mod issuer_script;
 mod lessee_script;
 mod orders;

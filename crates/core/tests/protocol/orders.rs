@@ -3,7 +3,9 @@
 
 use crate::lessee_script::PlainCell;
 use crate::world::{World, account, catalog, name, slot};
-use tollgate_core::command::{Assign, Command, OpenNode, OpenSession, Reply};
+use tollgate_core::command::{
+    Assign, Command, OpenNode, OpenSession, Position, PositionLine, Reply,
+};
 use tollgate_core::ids::{Boot, Epoch, Incarnation, LeaseNo, NodeId, Nonce, Revision, Units};
 use tollgate_core::issuer::{Issuer, Output};
 use tollgate_core::ledger::Ledger;
@@ -90,20 +92,33 @@ fn a_lessee_holds_what_the_last_answer_says_whatever_the_order() {
     }
 }
 
-/// A ledger with one issuer and two edges, boots 2 and 3.
-fn opened() -> Ledger {
+/// A ledger with a catalog, one issuer and two edges, boots 2 and 3; 7 units are out under its first epoch, the second stands.
+pub(crate) fn opened(catalog: Command) -> Ledger {
     let mut world = World::new();
-    world.tell(catalog(&[("calls", 1000)]));
+    world.tell(catalog);
     world.tell(Command::OpenNode(OpenNode {
         node: NodeId(1),
         nonce: Nonce(1),
     }));
-    let slots = vec![(slot(), Epoch(0))];
-    world.tell(Command::Assign(Assign {
-        slots,
-        node: NodeId(1),
-        boot: Boot(1),
+    let assign = |epoch| {
+        Command::Assign(Assign {
+            slots: vec![(slot(), Epoch(epoch))],
+            node: NodeId(1),
+            boot: Boot(1),
+        })
+    };
+    world.tell(assign(0));
+    let acquired = PositionLine {
+        account: account("calls"),
+        acquired_total: 7,
+        returned_total: 0,
+    };
+    world.tell(Command::Position(Position {
+        slot: slot(),
+        epoch: Epoch(1),
+        lines: vec![acquired],
     }));
+    world.tell(assign(1));
     for nonce in 1..=2 {
         world.tell(Command::OpenSession(OpenSession {
             session: None,
@@ -131,7 +146,7 @@ fn line(lease_no: u64, carried: Units, want_total: Units, surrendered_total: Uni
 fn ask(issuer: &mut Issuer, ledger: &Ledger, boot: u64, line: LeaseLine) -> AnswerLine {
     let slots = vec![SlotLease {
         slot: slot(),
-        epoch: Epoch(1),
+        epoch: Epoch(2),
         lines: vec![line],
     }];
     let lease = Lease {
@@ -147,7 +162,7 @@ fn ask(issuer: &mut Issuer, ledger: &Ledger, boot: u64, line: LeaseLine) -> Answ
 
 /// An issuer with 50 units in its pool, and the ledger that let them out.
 fn with_a_pool() -> (Ledger, Issuer) {
-    let mut ledger = opened();
+    let mut ledger = opened(catalog(&[("calls", 1000)]));
     let mut issuer = Issuer::new(NodeId(1), Boot(1));
     ask(&mut issuer, &ledger, 3, line(1, 0, 50, 0));
     let Some(Output::Propose(position)) = issuer.poll() else {

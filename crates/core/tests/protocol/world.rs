@@ -59,6 +59,11 @@ pub(crate) fn catalog(limits: &[(&str, u64)]) -> Command {
             }),
         },
     ];
+    apply(items)
+}
+
+/// A change of the catalog.
+pub(crate) fn apply(items: Vec<Item>) -> Command {
     Command::Admin(Box::new(AdminCommand {
         principal: name("ops"),
         idempotency_key: None,
