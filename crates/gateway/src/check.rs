@@ -4,7 +4,7 @@
 //! Unknown fields are refused: a misspelt `cost` must not pass for 1.
 
 use crate::problem::{Problem, cut};
-use crate::server::{CHECKS_MAX, Shared};
+use crate::server::{BODIES_MAX, CHECKS_MAX, Shared};
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -95,16 +95,22 @@ pub(crate) async fn check<E: Checks>(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let Ok(_permit) = shared.checks.try_acquire() else {
-        return Err(Problem::busy(CHECKS_MAX));
-    };
     let content_type = headers.get(header::CONTENT_TYPE);
     if !content_type.is_some_and(is_json) {
         return Err(Problem::media_type(content_type));
     }
-    let bytes = read(body).await?;
+    let bytes = {
+        let Ok(_permit) = shared.bodies.try_acquire() else {
+            return Err(Problem::busy(BODIES_MAX, "bodies are being read"));
+        };
+        read(body).await?
+    };
     let body = parse(&bytes)?;
     let request = body.request()?;
+    // Only now: a body that comes slowly, or never, must not keep others from being answered.
+    let Ok(_permit) = shared.checks.try_acquire() else {
+        return Err(Problem::busy(CHECKS_MAX, "checks are being answered"));
+    };
     let began = Instant::now();
     let decision = if body.peek {
         shared.edge.peek(&request).await
@@ -248,5 +254,84 @@ fn kind_of(value: &Value) -> &'static str {
         Value::String(_) => "a text",
         Value::Array(_) => "a list",
         Value::Object(_) => "an object",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Metrics;
+    use hyper::body::Frame;
+    use std::convert::Infallible;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+    use tokio::sync::Semaphore;
+    use tollgate_edge::FakeEdge;
+
+    type Door = Arc<Shared<Arc<FakeEdge>>>;
+
+    fn door(bodies: usize, checks: usize) -> Door {
+        Arc::new(Shared {
+            edge: Arc::new(FakeEdge::new()),
+            metrics: Metrics::default(),
+            bodies: Semaphore::new(bodies),
+            checks: Semaphore::new(checks),
+        })
+    }
+
+    async fn ask(door: Door, body: Body) -> u16 {
+        let kind = HeaderValue::from_static("application/json");
+        let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, kind)]);
+        match check(State(door), headers, body).await {
+            Ok(response) => response.status().as_u16(),
+            Err(problem) => problem.into_response().status().as_u16(),
+        }
+    }
+
+    /// A body that never comes.
+    struct Never;
+
+    impl hyper::body::Body for Never {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            Poll::Pending
+        }
+    }
+
+    /// Polls once.
+    async fn begun(asked: Pin<&mut impl Future<Output = u16>>) {
+        tokio::select! {
+            biased;
+            status = asked => panic!("it was answered: {status}"),
+            () = std::future::ready(()) => {}
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_never_comes_keeps_nobody_from_being_answered() {
+        let door = door(2, 1);
+        let slow = ask(door.clone(), Body::new(Never));
+        tokio::pin!(slow);
+        begun(slow.as_mut()).await;
+        assert_eq!(ask(door.clone(), Body::from("{}")).await, 200);
+
+        let slow = ask(door.clone(), Body::new(Never));
+        tokio::pin!(slow);
+        begun(slow.as_mut()).await;
+        assert_eq!(
+            ask(door, Body::from("{}")).await,
+            503,
+            "bodies are bounded too"
+        );
+    }
+
+    #[tokio::test]
+    async fn more_checks_than_can_be_answered_are_told_so() {
+        assert_eq!(ask(door(1, 0), Body::from("{}")).await, 503);
     }
 }

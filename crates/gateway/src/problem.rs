@@ -98,9 +98,9 @@ impl Problem {
         }
     }
 
-    pub(crate) fn busy(limit: usize) -> Self {
-        let detail =
-            format!("{limit} checks are being answered: try again soon, or ask another edge");
+    /// `limit` things are in the state `what`, and no more may be.
+    pub(crate) fn busy(limit: usize, what: &str) -> Self {
+        let detail = format!("{limit} {what}: try again soon, or ask another edge");
         let kind = "/problems/busy";
         let busy = Self::new(StatusCode::SERVICE_UNAVAILABLE, kind, "Busy", detail);
         Self {

@@ -25,6 +25,9 @@ use tollgate_edge::Checks;
 pub(crate) const CONNECTIONS_MAX: usize = 8192;
 /// Checks being answered at a time over all connections; further ones get a 503 at once.
 pub(crate) const CHECKS_MAX: usize = 16_384;
+/// Bodies being read at a time over all connections; further ones get a 503 at once. With all of them stalled at their
+/// longest, they take 1 GiB.
+pub(crate) const BODIES_MAX: usize = 4 * CHECKS_MAX;
 /// HTTP/2 streams of one connection at a time.
 pub(crate) const STREAMS_MAX: u32 = 256;
 /// How long a client may take for the head of a request, and how long a connection may be idle.
@@ -64,6 +67,7 @@ pub enum DoorError {
 pub(crate) struct Shared<E> {
     pub(crate) edge: E,
     pub(crate) metrics: Metrics,
+    pub(crate) bodies: Semaphore,
     pub(crate) checks: Semaphore,
 }
 
@@ -86,14 +90,14 @@ impl<E: Checks> Door<E> {
         };
         let listener = TcpListener::bind(config.listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        let (metrics, checks) = (Metrics::default(), Semaphore::new(CHECKS_MAX));
         Ok(Self {
             listener,
             address,
             shared: Arc::new(Shared {
                 edge,
-                metrics,
-                checks,
+                metrics: Metrics::default(),
+                bodies: Semaphore::new(BODIES_MAX),
+                checks: Semaphore::new(CHECKS_MAX),
             }),
         })
     }
