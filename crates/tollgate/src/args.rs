@@ -1,5 +1,6 @@
 //! The command line: names, options and their help. No behaviour.
 
+use crate::host::HostPort;
 use crate::output::Format;
 use clap::{Args, Parser, Subcommand};
 use std::net::SocketAddr;
@@ -33,7 +34,7 @@ pub enum Command {
     Edge(Config),
     /// Make certificates and the pepper of a cluster.
     Certs(Certs),
-    /// Make the catalog say what a file says: customers, plans, licences, keys.
+    /// Add and change what a file names: customers, plans, licences, keys. What it does not name stays.
     Apply(Apply),
     /// Create, list or revoke keys.
     Key {
@@ -68,7 +69,7 @@ pub struct Demo {
 /// Options of processes that run from a file.
 #[derive(Debug, Args)]
 pub struct Config {
-    /// The TOML file; every field is explained in cluster/README.md.
+    /// The TOML file; every field, of nodes and of edges, is explained in cluster/README.md.
     #[arg(long, short = 'c')]
     pub config: PathBuf,
 }
@@ -99,12 +100,23 @@ pub struct Certs {
     pub days: u32,
 }
 
-/// How to reach the admin API.
-#[derive(Debug, Args, Clone)]
+/// How programs reach the admin API.
+#[derive(Debug, Clone)]
 pub struct Admin {
-    /// Admin addresses of nodes; the first that answers is used.
-    #[arg(long, env = "TOLLGATE_ADDR", value_delimiter = ',', required = true)]
+    /// Admin addresses of nodes, tried in turn.
     pub addr: Vec<SocketAddr>,
+    /// Folder with ca.pem, admin-NAME.pem and admin-NAME.key.
+    pub tls_dir: PathBuf,
+    /// Whose certificate to show.
+    pub admin: String,
+}
+
+/// How people say where the admin API is.
+#[derive(Debug, Args, Clone)]
+pub struct Reach {
+    /// Admin addresses of nodes (host:port), tried in turn until one answers.
+    #[arg(long, env = "TOLLGATE_ADDR", value_delimiter = ',', required = true)]
+    pub addr: Vec<HostPort>,
     /// Folder with ca.pem, admin-NAME.pem and admin-NAME.key.
     #[arg(long, env = "TOLLGATE_TLS_DIR")]
     pub tls_dir: PathBuf,
@@ -119,7 +131,8 @@ pub struct Change {
     /// Why: goes into the audit log.
     #[arg(long)]
     pub reason: String,
-    /// The same key gets the same answer: makes a repeat safe.
+    /// A change is made once per key, however often it is asked for; drawn when left out, and shown where it is needed
+    /// to repeat.
     #[arg(long)]
     pub idempotency_key: Option<String>,
     /// Refuse unless the catalog is at this revision.
@@ -141,7 +154,7 @@ pub struct Apply {
     pub change: Change,
     /// Where.
     #[command(flatten)]
-    pub admin: Admin,
+    pub admin: Reach,
 }
 
 /// What to do with keys.
@@ -160,7 +173,7 @@ pub enum Key {
         change: Change,
         /// Where.
         #[command(flatten)]
-        admin: Admin,
+        admin: Reach,
     },
     /// Revoke a key for good; connected edges refuse it within a second.
     Revoke {
@@ -171,13 +184,13 @@ pub enum Key {
         change: Change,
         /// Where.
         #[command(flatten)]
-        admin: Admin,
+        admin: Reach,
     },
     /// List keys.
     List {
         /// Where.
         #[command(flatten)]
-        admin: Admin,
+        admin: Reach,
     },
 }
 
@@ -192,7 +205,7 @@ pub struct Usage {
     pub license: Option<String>,
     /// Where.
     #[command(flatten)]
-    pub admin: Admin,
+    pub admin: Reach,
 }
 
 /// Options of `accounts`.
@@ -203,7 +216,7 @@ pub struct Accounts {
     pub customer: Option<String>,
     /// Where.
     #[command(flatten)]
-    pub admin: Admin,
+    pub admin: Reach,
 }
 
 /// Options of `status`.
@@ -211,7 +224,7 @@ pub struct Accounts {
 pub struct Status {
     /// Where; every address is asked.
     #[command(flatten)]
-    pub admin: Admin,
+    pub admin: Reach,
 }
 
 /// Options of `replay`.
@@ -219,9 +232,9 @@ pub struct Status {
 pub struct Replay {
     /// Combined or common log format, plain or gzip.
     pub log: PathBuf,
-    /// HTTP addresses of edges; connections are spread over them.
+    /// HTTP addresses of edges (host:port); connections are spread over them.
     #[arg(long, value_delimiter = ',', required = true)]
-    pub addr: Vec<SocketAddr>,
+    pub addr: Vec<HostPort>,
     /// One credential for every request, read from a file so that it is in no process list.
     #[arg(long, conflicts_with = "keys", required_unless_present = "keys")]
     pub credential_file: Option<PathBuf>,

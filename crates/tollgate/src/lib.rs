@@ -7,6 +7,7 @@ pub mod access_log;
 pub mod admin_client;
 pub mod args;
 pub mod commands;
+pub mod host;
 pub mod load;
 pub mod local_cluster;
 pub mod output;

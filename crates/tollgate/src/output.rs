@@ -167,6 +167,31 @@ pub fn duration(ns: u64) -> String {
     }
 }
 
+/// Bytes in lower-case hexadecimal.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}
+
+/// A command line that a shell takes apart again into these words.
+pub fn command_line(words: impl IntoIterator<Item = String>) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:,=@%+".contains(c);
+    let quoted = |word: String| {
+        if !word.is_empty() && word.chars().all(plain) {
+            word
+        } else {
+            format!("'{}'", word.replace('\'', "'\\''"))
+        }
+    };
+    words.into_iter().map(quoted).collect::<Vec<_>>().join(" ")
+}
+
 /// How often progress is told where there is no terminal.
 const PLAIN_PROGRESS_EVERY: Duration = Duration::from_secs(5);
 
@@ -175,17 +200,22 @@ pub struct Progress {
     bar: Option<ProgressBar>,
     plain: Option<Mutex<(u64, Instant)>>,
     what: String,
-    total: u64,
+    total: Option<u64>,
 }
 
 impl Progress {
-    /// Starts telling of `total` steps of `what`.
+    /// Starts telling of `total` steps of `what`, or of as many as there will be.
     #[must_use]
-    pub fn new(format: Format, what: &str, total: u64) -> Self {
+    pub fn new(format: Format, what: &str, total: Option<u64>) -> Self {
         let terminal = std::io::stderr().is_terminal();
         let bar = (format == Format::Table && terminal).then(|| {
-            let bar = ProgressBar::new(total);
-            let style = "{msg} {wide_bar} {pos}/{len} {per_sec} {eta}";
+            let (bar, style) = match total {
+                Some(total) => (
+                    ProgressBar::new(total),
+                    "{msg} {wide_bar} {pos}/{len} {per_sec} {eta}",
+                ),
+                None => (ProgressBar::new_spinner(), "{msg} {pos} {per_sec}"),
+            };
             bar.set_style(
                 ProgressStyle::with_template(style)
                     .unwrap_or_else(|_| ProgressStyle::default_bar()),
@@ -213,12 +243,9 @@ impl Progress {
             state.0 += steps;
             if state.1.elapsed() >= PLAIN_PROGRESS_EVERY {
                 state.1 = Instant::now();
-                eprintln!(
-                    "{}: {} of {}",
-                    self.what,
-                    number(state.0),
-                    number(self.total)
-                );
+                let of = self.total.map(|total| format!(" of {}", number(total)));
+                let of = of.unwrap_or_default();
+                eprintln!("{}: {}{of}", self.what, number(state.0));
             }
         }
     }
@@ -234,6 +261,30 @@ impl Progress {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_command_line_is_taken_apart_into_its_words() {
+        let words = [
+            "tollgate",
+            "--reason",
+            "it's \"due\"",
+            "",
+            "$HOME",
+            "a/b_c-1.2:3,4",
+        ];
+        let line = command_line(words.map(str::to_owned));
+        let said = std::process::Command::new("sh")
+            .args(["-c", &format!("printf '%s\\n' {line}")])
+            .output()
+            .unwrap();
+        assert_eq!(
+            String::from_utf8(said.stdout)
+                .unwrap()
+                .lines()
+                .collect::<Vec<_>>(),
+            words
+        );
+    }
 
     #[test]
     fn numbers_and_durations_read_well() {

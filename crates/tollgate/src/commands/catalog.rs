@@ -1,8 +1,8 @@
 //! `tollgate apply` and `tollgate key`: changes of the catalog, and what the node said of them.
 
-use crate::admin_client::AdminClient;
+use crate::admin_client::{AdminClient, IDEMPOTENCY_KEY, draw_key};
 use crate::args::{Apply, Change, Key};
-use crate::output::{Failure, Format, Progress, say, show, table};
+use crate::output::{Exit, Failure, Format, Progress, command_line, say, show, table};
 use serde_json::{Value, json};
 use std::path::Path;
 use tollgate_core::file::CatalogFile;
@@ -19,15 +19,14 @@ const PAGE: usize = 1000;
 /// [`Failure`] with every problem of the file, or the node's words.
 pub async fn apply(format: Format, args: &Apply) -> Result<(), Failure> {
     let file = read(&args.file)?;
-    let client = AdminClient::new(&args.admin)?;
-    let path = if args.dry_run {
-        "/admin/v1/apply?dry_run=true"
-    } else {
-        "/admin/v1/apply"
-    };
+    let client = AdminClient::from_args(&args.admin).await?;
     let body = json!({ "file": file, "reason": args.change.reason });
-    let progress = Progress::new(format, "applying", 1);
-    let done: Result<Value, Failure> = post(&client, path, &args.change, &body).await;
+    let progress = Progress::new(format, "applying", Some(1));
+    let done: Result<Value, Failure> = if args.dry_run {
+        client.try_out("/admin/v1/apply?dry_run=true", &body).await
+    } else {
+        post(&client, "/admin/v1/apply", &args.change, &body).await
+    };
     progress.finish();
     show(format, &done?, |done| {
         let changed = done["changed"].as_u64().unwrap_or(0);
@@ -67,6 +66,7 @@ fn read(path: &Path) -> Result<CatalogFile, Failure> {
     Ok(file)
 }
 
+/// Makes a change under the key given or one drawn here; when nobody answered, the failure says how to repeat it.
 async fn post(
     client: &AdminClient,
     path: &str,
@@ -76,15 +76,35 @@ async fn post(
     let revision = change
         .base_revision
         .map(|revision| format!("\"{revision}\""));
-    let mut headers = Vec::new();
+    let key = match &change.idempotency_key {
+        Some(key) => key.clone(),
+        None => draw_key()?,
+    };
+    let mut headers = vec![(IDEMPOTENCY_KEY, key.as_str())];
     headers.extend(revision.as_deref().map(|revision| ("if-match", revision)));
-    headers.extend(
-        change
-            .idempotency_key
-            .as_deref()
-            .map(|key| ("idempotency-key", key)),
-    );
-    client.post(path, &headers, body).await
+    let done = client.post(path, &headers, body).await;
+    done.map_err(|mut failure| {
+        if failure.exit == Exit::Unavailable {
+            let again = again(std::env::args(), &key, change.idempotency_key.is_none());
+            let more =
+                format!("\nTo repeat it, made once however often it is asked for:\n  {again}");
+            failure.message.push_str(&more);
+        }
+        failure
+    })
+}
+
+/// The command under way, as it is repeated under the key it had.
+fn again(words: impl Iterator<Item = String>, key: &str, drawn: bool) -> String {
+    let mut words: Vec<String> = words.collect();
+    if drawn {
+        // Behind `--` it would be no option any more.
+        let end = words.iter().position(|word| word == "--");
+        let option = ["--idempotency-key".to_owned(), key.to_owned()];
+        let at = end.unwrap_or(words.len());
+        words.splice(at..at, option);
+    }
+    command_line(words)
 }
 
 /// Runs `key`.
@@ -99,21 +119,21 @@ pub async fn key(format: Format, command: &Key) -> Result<(), Failure> {
             change,
             admin,
         } => {
-            let client = AdminClient::new(admin)?;
+            let client = AdminClient::from_args(admin).await?;
             let body =
                 json!({ "license": license, "environment": environment, "reason": change.reason });
             let made = post(&client, "/admin/v1/keys", change, &body).await?;
-            show(format, &made, |made| {
-                let word = |field: &str| made[field].as_str().unwrap_or_default().to_owned();
-                format!(
-                    "key {}\ncredential, shown only now:\n  {}",
-                    word("key"),
-                    word("credential")
-                )
-            })
+            show(format, &made, |made| created(made, license))?;
+            // Under a key drawn just now nobody else can have made it: an earlier try of ours did.
+            match (&made["credential"], &change.idempotency_key) {
+                (Value::Null, None) => Err(Failure::failed(
+                    "the answer with the secret was lost on its way from a node that failed",
+                )),
+                _ => Ok(()),
+            }
         }
         Key::Revoke { id, change, admin } => {
-            let client = AdminClient::new(admin)?;
+            let client = AdminClient::from_args(admin).await?;
             let body = json!({ "reason": change.reason });
             let path = format!("/admin/v1/keys/{}/revoke", crate::watch::encode(id));
             let done = post(&client, &path, change, &body).await?;
@@ -123,9 +143,23 @@ pub async fn key(format: Format, command: &Key) -> Result<(), Failure> {
             })
         }
         Key::List { admin } => {
-            let client = AdminClient::new(admin)?;
+            let client = AdminClient::from_args(admin).await?;
             list(format, &client).await
         }
+    }
+}
+
+/// What `key create` says: the secret, or why there is none.
+fn created(made: &Value, license: &str) -> String {
+    let id = made["key"].as_str().unwrap_or_default();
+    match made["credential"].as_str() {
+        Some(credential) => format!("key {id}\ncredential, shown only now:\n  {credential}"),
+        None => format!(
+            "key {id} was made before, under this idempotency key; its secret was shown then and is kept nowhere.\n\
+             If it never reached you, revoke this key and create another:\n  \
+             tollgate key revoke {id} --reason 'its secret was lost'\n  \
+             tollgate key create --license {license} --reason 'in place of {id}'"
+        ),
     }
 }
 
@@ -158,4 +192,43 @@ async fn list(format: Format, client: &AdminClient) -> Result<(), Failure> {
             )
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> impl Iterator<Item = String> {
+        line.split(' ').map(str::to_owned)
+    }
+
+    #[test]
+    fn a_repeat_has_the_key_of_the_first_try() {
+        let first = "tollgate key revoke 3d0000000001 --reason x";
+        assert_eq!(
+            again(words(first), "k1", true),
+            format!("{first} --idempotency-key k1")
+        );
+        let typed = format!("{first} --idempotency-key mine");
+        assert_eq!(again(words(&typed), "mine", false), typed);
+        let dashes = "tollgate key revoke --reason x -- -3";
+        assert_eq!(
+            again(words(dashes), "k1", true),
+            "tollgate key revoke --reason x --idempotency-key k1 -- -3"
+        );
+    }
+
+    #[test]
+    fn a_key_made_before_says_so_and_what_to_do() {
+        let made = json!({ "revision": "1-8", "key": "3d0000000001", "credential": null });
+        let said = created(&made, "acme-free");
+        assert!(
+            said.starts_with("key 3d0000000001 was made before"),
+            "{said}"
+        );
+        assert!(said.contains("its secret was shown then"), "{said}");
+        assert!(said.contains("key create --license acme-free"), "{said}");
+        let made = json!({ "revision": "1-8", "key": "3d0000000001", "credential": "tg_live_x" });
+        assert!(created(&made, "acme-free").ends_with("shown only now:\n  tg_live_x"));
+    }
 }

@@ -19,8 +19,9 @@ const PEPPER_BYTES: usize = 32;
 /// The authority lives four times as long as what it issues, so that renewing certificates keeps it.
 const AUTHORITY_LIVES: u32 = 4;
 
-#[derive(Serialize)]
-pub(crate) struct Made {
+/// A file that is there now.
+#[derive(Debug, Serialize)]
+pub struct Made {
     file: PathBuf,
     made: bool,
 }
@@ -41,7 +42,11 @@ pub fn run(format: Format, args: &Certs) -> Result<(), Failure> {
     })
 }
 
-pub(crate) fn make(args: &Certs) -> Result<Vec<Made>, Failure> {
+/// Makes what is missing.
+///
+/// # Errors
+/// [`Failure`] with the file and what to do.
+pub fn make(args: &Certs) -> Result<Vec<Made>, Failure> {
     let validity = Validity::days(args.days);
     let dir = &args.dir;
     let mut done = Vec::new();
@@ -98,7 +103,7 @@ fn pepper(dir: &Path) -> Result<Made, Failure> {
     }
     let mut bytes = [0_u8; PEPPER_BYTES];
     getrandom::fill(&mut bytes).map_err(Failure::failed)?;
-    let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let text = crate::output::hex(&bytes);
     let failed = |e| Failure::failed(format!("{}: {e}", file.display()));
     let mut open = fs::OpenOptions::new();
     let mut out = open

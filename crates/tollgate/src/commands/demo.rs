@@ -245,7 +245,7 @@ impl Play {
         let progress = Arc::new(Progress::new(
             self.format,
             "requests of the log",
-            checks.len() as u64,
+            Some(checks.len() as u64),
         ));
         let told = Arc::clone(&progress);
         let subjects = self.story.customers.len();

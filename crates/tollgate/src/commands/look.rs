@@ -14,7 +14,7 @@ const PAGE: usize = 1000;
 /// # Errors
 /// [`Failure`] with the node's words.
 pub async fn usage(format: Format, args: &Usage) -> Result<(), Failure> {
-    let client = AdminClient::new(&args.admin)?;
+    let client = AdminClient::from_args(&args.admin).await?;
     let mut path = "/admin/v1/usage".to_owned();
     let filters = [("customer", &args.customer), ("license", &args.license)];
     for (name, value) in filters {
@@ -66,7 +66,7 @@ pub async fn usage(format: Format, args: &Usage) -> Result<(), Failure> {
 /// # Errors
 /// [`Failure`] with the node's words.
 pub async fn accounts(format: Format, args: &Accounts) -> Result<(), Failure> {
-    let client = AdminClient::new(&args.admin)?;
+    let client = AdminClient::from_args(&args.admin).await?;
     let all = watch::Accounts::read(&client, args.customer.as_deref()).await?;
     let rows: Vec<&Account> = all.iter().collect();
     if rows.is_empty() {
@@ -97,19 +97,28 @@ pub async fn accounts(format: Format, args: &Accounts) -> Result<(), Failure> {
 /// # Errors
 /// [`Failure`] when no node answers.
 pub async fn status(format: Format, args: &Status) -> Result<(), Failure> {
-    let client = AdminClient::new(&args.admin)?;
+    let client = AdminClient::from_args(&args.admin).await?;
     let mut nodes: Vec<Value> = Vec::new();
-    for addr in client.addrs().to_vec() {
-        match client.at(addr).get::<Value>("/admin/v1/status").await {
+    let mut last = None;
+    for host in &args.admin.addr {
+        let one = client.at_host(host).await?;
+        match one.get::<Value>("/admin/v1/status").await {
             Ok(mut status) => {
-                status["address"] = json!(addr.to_string());
+                status["address"] = json!(host.to_string());
                 nodes.push(status);
             }
-            Err(failure) => warn(failure.message),
+            Err(failure) => {
+                warn(&failure.message);
+                last = Some(failure.exit);
+            }
         }
     }
     if nodes.is_empty() {
-        return Err(Failure::new(Exit::Unavailable, "no node answers"));
+        let exit = last.unwrap_or(Exit::Unavailable);
+        return Err(Failure::new(
+            exit,
+            "no status: no node of those named answered",
+        ));
     }
     show(format, &nodes, |nodes| people(nodes))
 }

@@ -1,14 +1,17 @@
 //! `tollgate replay`: the requests of an access log, sent to edges as checks.
 
-use crate::access_log::{AccessLog, Tally as LogTally};
+use crate::access_log::{AccessLog, ReadError, Tally as LogTally};
 use crate::args::Replay;
+use crate::host::HostPort;
 use crate::load::{self, Check, Tally};
-use crate::output::{Failure, Format, Progress, duration, number, show, table, warn};
+use crate::output::{Exit, Failure, Format, Progress, duration, number, show, table, warn};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use tokio::net::TcpStream;
 
 /// What a replay printed.
 #[derive(Debug, Serialize)]
@@ -31,111 +34,131 @@ pub struct Summary {
     pub latency_ns: [u64; 3],
 }
 
-/// A log turned into checks.
-pub struct Requests {
-    /// One per request, in order.
-    pub checks: Vec<Check>,
-    /// The clients, by subject.
-    pub clients: Vec<Arc<str>>,
-    /// What the log held besides.
-    pub tally: LogTally,
-    /// Requests of clients without a credential.
-    pub without_key: u64,
+/// A log being turned into checks as they are sent, in bounded memory however long it is.
+struct Reading {
+    log: AccessLog<'static>,
+    one: Option<Arc<str>>,
+    keys: HashMap<String, Arc<str>>,
+    without_key: u64,
+    failed: Option<ReadError>,
 }
 
-/// Reads a log; `credential` gives a client's, or `None`.
-///
-/// # Errors
-/// [`Failure`] when the log cannot be read to its end.
-pub fn read_log(
-    log: impl std::io::Read + Send,
-    name: &str,
-    mut credential: impl FnMut(&str) -> Option<Arc<str>>,
-) -> Result<Requests, Failure> {
-    let unreadable = |e: &dyn std::fmt::Display| Failure::failed(format!("{name}: {e}"));
-    let mut reader = AccessLog::open(log).map_err(|e| unreadable(&e))?;
-    let mut checks = Vec::new();
-    let mut clients: Vec<Arc<str>> = Vec::new();
-    let mut subjects: HashMap<Arc<str>, usize> = HashMap::new();
-    let mut words: HashMap<Box<str>, Arc<str>> = HashMap::new();
-    let mut without_key = 0;
-    while let Some(line) = reader.next_line().map_err(|e| unreadable(&e))? {
-        let Some(credential) = credential(line.client) else {
-            without_key += 1;
-            continue;
-        };
-        let subject = match subjects.get(line.client) {
-            Some(subject) => *subject,
-            None => {
-                let client: Arc<str> = Arc::from(line.client);
-                clients.push(Arc::clone(&client));
-                subjects.insert(client, clients.len() - 1);
-                clients.len() - 1
-            }
-        };
-        let mut word = |text: &str| match words.get(text) {
-            Some(word) => Arc::clone(word),
-            None => {
-                let word: Arc<str> = Arc::from(text);
-                words.insert(text.into(), Arc::clone(&word));
-                word
-            }
-        };
-        checks.push(Check {
-            subject,
-            credential,
-            method: word(line.method),
-            path: word(line.path),
-            client_ip: Some(Arc::clone(&clients[subject])),
-            cost: 1,
-        });
+/// The summary sums over all clients: they are one subject.
+const SUBJECT: usize = 0;
+
+impl Reading {
+    /// The next request whose client has a credential.
+    fn next(&mut self) -> Option<Check> {
+        loop {
+            let line = match self.log.next_line() {
+                Ok(line) => line?,
+                Err(e) => {
+                    self.failed = Some(e);
+                    return None;
+                }
+            };
+            let credential = self.one.as_ref().or_else(|| self.keys.get(line.client));
+            let Some(credential) = credential else {
+                self.without_key += 1;
+                continue;
+            };
+            // A log may hold host names, which are no addresses to an edge.
+            let is_address = line.client.parse::<IpAddr>().is_ok();
+            return Some(Check {
+                subject: SUBJECT,
+                credential: Arc::clone(credential),
+                method: Arc::from(line.method),
+                path: Arc::from(line.path),
+                client_ip: is_address.then(|| Arc::from(line.client)),
+                cost: 1,
+            });
+        }
     }
-    Ok(Requests {
-        checks,
-        clients,
-        tally: reader.tally().clone(),
-        without_key,
-    })
+}
+
+/// Where checks go: of a name's addresses the first that takes a connection.
+async fn edges(hosts: &[HostPort]) -> Result<Vec<SocketAddr>, Failure> {
+    let mut edges = Vec::new();
+    for host in hosts {
+        let found = host.resolve().await?;
+        let mut reached = None;
+        for addr in &found {
+            if reached.is_none() && TcpStream::connect(addr).await.is_ok() {
+                reached = Some(*addr);
+            }
+        }
+        // One that nobody takes stays: its checks are counted as not sent.
+        edges.extend(reached.or(found.first().copied()));
+    }
+    Ok(edges)
 }
 
 /// Runs the command.
 ///
 /// # Errors
-/// [`Failure`] when a file is wrong or no edge decided anything.
+/// [`Failure`] when a file is wrong, the log ends early, or a check was not decided.
 pub async fn run(format: Format, args: &Replay) -> Result<(), Failure> {
     let (one, keys) = credentials(args)?;
-    let log = File::open(&args.log)
-        .map_err(|e| Failure::usage(format!("{}: {e}", args.log.display())))?;
-    let requests = read_log(log, &args.log.display().to_string(), |client| {
-        one.clone().or_else(|| keys.get(client).cloned())
-    })?;
-    let total = requests.checks.len() as u64;
-    let progress = Arc::new(Progress::new(format, "replayed", total));
-    let told = Arc::clone(&progress);
-    let subjects = requests.clients.len();
+    let name = args.log.display();
+    let log = File::open(&args.log).map_err(|e| Failure::usage(format!("{name}: {e}")))?;
+    let log = AccessLog::open(log).map_err(|e| Failure::failed(format!("{name}: {e}")))?;
+    let reading = Arc::new(Mutex::new(Reading {
+        log,
+        one,
+        keys,
+        without_key: 0,
+        failed: None,
+    }));
+    let edges = edges(&args.addr).await?;
+    let progress = Arc::new(Progress::new(format, "replayed", None));
+    let (told, source) = (Arc::clone(&progress), Arc::clone(&reading));
     let advance = Arc::new(move |steps| told.advance(steps));
-    let checks = requests.checks.into_iter();
-    let tally = load::run(&args.addr, args.connections, subjects, checks, advance).await;
+    // A line is read when a connection is free to send it: from a disk that is a matter of microseconds.
+    let checks = std::iter::from_fn(move || source.lock().ok()?.next());
+    let tally = load::run(&edges, args.connections, SUBJECT + 1, checks, advance).await;
     progress.finish();
-    let summary = summarise(total, &requests.tally, requests.without_key, &tally);
-    for bad in &requests.tally.first_bad {
-        warn(format!("{}: {bad}", args.log.display()));
+    let reading = reading
+        .lock()
+        .map_err(|_| Failure::failed(format!("{name}: reading it panicked")))?;
+    let log = reading.log.tally();
+    for bad in &log.first_bad {
+        warn(format!("{name}: {bad}"));
+    }
+    let more = log.bad.saturating_sub(log.first_bad.len() as u64);
+    if more > 0 {
+        warn(format!("{name}: {} more bad lines", number(more)));
     }
     for error in &tally.errors {
         warn(error);
     }
+    let summary = summarise(log, reading.without_key, &tally);
     show(format, &summary, people)?;
-    if total > 0 && tally.decided() == 0 {
-        return Err(Failure::failed(
-            "no edge decided anything: is --addr an edge's HTTP address?",
-        ));
+    if let Some(e) = &reading.failed {
+        return Err(Failure::failed(format!("{name}: {e}")));
     }
-    Ok(())
+    decided(&tally)
 }
 
-fn summarise(requests: u64, log: &LogTally, without_key: u64, tally: &Tally) -> Summary {
+/// Fails unless every check was decided.
+fn decided(tally: &Tally) -> Result<(), Failure> {
+    let (unknown, unsent) = (tally.unknown_units(), tally.unsent);
+    match (unknown + unsent, tally.decided()) {
+        (0, _) => Ok(()),
+        (_, 0) => Err(Failure::new(
+            Exit::Unavailable,
+            "no edge decided anything: is --addr an edge's HTTP address?",
+        )),
+        _ => Err(Failure::failed(format!(
+            "not every check was decided: {} not sent, {} without an answer; see the warnings above",
+            number(unsent),
+            number(unknown)
+        ))),
+    }
+}
+
+fn summarise(log: &LogTally, without_key: u64, tally: &Tally) -> Summary {
     Summary {
-        requests,
+        requests: log.good,
         bad_lines: log.bad,
         without_key,
         reasons: tally.reasons.clone(),
@@ -152,7 +175,10 @@ fn people(s: &Summary) -> String {
         vec!["bad lines".to_owned(), number(s.bad_lines)],
     ];
     if s.without_key > 0 {
-        rows.push(vec!["without a key".to_owned(), number(s.without_key)]);
+        rows.push(vec![
+            "requests without a key".to_owned(),
+            number(s.without_key),
+        ]);
     }
     rows.extend(
         s.reasons

@@ -3,7 +3,7 @@
 //! Owns: the catalog file, the credentials, the expectation by customer. Pure but for the log it is given; the same
 //! seed gives the same story. Read next: `super` for how it is played.
 
-use crate::commands::replay::{Requests, read_log};
+use crate::access_log::AccessLog;
 use crate::load::Check;
 use crate::output::Failure;
 use std::collections::HashMap;
@@ -69,14 +69,12 @@ impl Story {
     pub fn new(seed: u64) -> Result<Self, Failure> {
         let mut random = Random(seed);
         let mut credentials: HashMap<String, (Customer, u64)> = HashMap::new();
-        let Requests {
-            checks, clients, ..
-        } = read_log(LOG, "the shipped log", |client| {
+        let (checks, clients) = read_log(|client| {
             let entry = credentials
                 .entry(client.to_owned())
                 .or_insert_with(|| (customer(client, "standard", &mut random), 0));
             entry.1 += 1;
-            Some(Arc::clone(&entry.0.credential))
+            Arc::clone(&entry.0.credential)
         })?;
         let mut customers = Vec::with_capacity(clients.len() + 1);
         let mut busiest: Vec<(u64, usize)> = Vec::new();
@@ -149,7 +147,7 @@ impl Story {
     pub fn file(&self) -> String {
         let mut text = plans(RAISED.0);
         for c in &self.customers {
-            let hex: String = c.sha256.iter().map(|byte| format!("{byte:02x}")).collect();
+            let hex = crate::output::hex(&c.sha256);
             // Writing to a String cannot fail.
             let _ = write!(
                 text,
@@ -169,6 +167,46 @@ impl Story {
     pub fn raise(&self) -> String {
         plan("raised", RAISED.1)
     }
+}
+
+/// The shipped log as checks, in order, and its clients, by subject; `credential` gives a client's.
+fn read_log(
+    mut credential: impl FnMut(&str) -> Arc<str>,
+) -> Result<(Vec<Check>, Vec<Arc<str>>), Failure> {
+    let unreadable = |e: &dyn std::fmt::Display| Failure::failed(format!("the shipped log: {e}"));
+    let mut reader = AccessLog::open(LOG).map_err(|e| unreadable(&e))?;
+    let mut checks = Vec::new();
+    let mut clients: Vec<Arc<str>> = Vec::new();
+    let mut subjects: HashMap<Arc<str>, usize> = HashMap::new();
+    let mut words: HashMap<Box<str>, Arc<str>> = HashMap::new();
+    while let Some(line) = reader.next_line().map_err(|e| unreadable(&e))? {
+        let subject = match subjects.get(line.client) {
+            Some(subject) => *subject,
+            None => {
+                let client: Arc<str> = Arc::from(line.client);
+                clients.push(Arc::clone(&client));
+                subjects.insert(client, clients.len() - 1);
+                clients.len() - 1
+            }
+        };
+        let mut word = |text: &str| match words.get(text) {
+            Some(word) => Arc::clone(word),
+            None => {
+                let word: Arc<str> = Arc::from(text);
+                words.insert(text.into(), Arc::clone(&word));
+                word
+            }
+        };
+        checks.push(Check {
+            subject,
+            credential: credential(line.client),
+            method: word(line.method),
+            path: word(line.path),
+            client_ip: Some(Arc::clone(&clients[subject])),
+            cost: 1,
+        });
+    }
+    Ok((checks, clients))
 }
 
 fn plans(raised: u64) -> String {
