@@ -46,6 +46,12 @@ pub enum Command {
     Usage(Usage),
     /// Show quota accounts: settled, out, limit.
     Accounts(Accounts),
+    /// Check the audit log.
+    Audit {
+        /// What to do with the audit log.
+        #[command(subcommand)]
+        command: Audit,
+    },
     /// Show nodes, slots, sessions.
     Status(Status),
     /// Send the requests of an access log to edges as checks.
@@ -217,6 +223,20 @@ pub struct Accounts {
     /// Where.
     #[command(flatten)]
     pub admin: Reach,
+}
+
+/// What to do with the audit log.
+#[derive(Debug, Subcommand)]
+pub enum Audit {
+    /// Read the whole log of every node and check that no entry was altered, removed or moved.
+    Verify {
+        /// A head written down earlier, as NUMBER:HASH: the log must still contain it.
+        #[arg(long)]
+        anchor: Option<crate::commands::audit::Anchor>,
+        /// Where; every address is asked.
+        #[command(flatten)]
+        admin: Reach,
+    },
 }
 
 /// Options of `status`.

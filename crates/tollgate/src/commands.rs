@@ -1,6 +1,7 @@
 //! One module per command; each takes its parsed options and, where it prints, a
 //! [`Format`](crate::output::Format).
 
+pub mod audit;
 pub mod catalog;
 pub mod certs;
 pub mod demo;

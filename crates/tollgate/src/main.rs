@@ -41,6 +41,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Key { command } => on_runtime(commands::catalog::key(cli.output, command)),
         Command::Usage(args) => on_runtime(commands::look::usage(cli.output, args)),
         Command::Accounts(args) => on_runtime(commands::look::accounts(cli.output, args)),
+        Command::Audit { command } => on_runtime(commands::audit::run(cli.output, command)),
         Command::Status(args) => on_runtime(commands::look::status(cli.output, args)),
     }
 }
