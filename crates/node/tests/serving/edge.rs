@@ -295,7 +295,7 @@ impl Edge {
         }
     }
 
-    pub(crate) fn report(&self, seq: u64, account: &AccountId, units: u64) -> Report {
+    pub(crate) fn report(&self, seq: u64, key: &str, account: &AccountId, units: u64) -> Report {
         let name = |text| Name::new(text).unwrap();
         let spent = vec![SpentLine {
             account: account.clone(),
@@ -305,7 +305,7 @@ impl Edge {
         let usage = vec![UsageLine {
             environment: Environment::Live,
             license: name("acme-free"),
-            key: name("any"),
+            key: name(key),
             meter: name("requests"),
             units,
         }];

@@ -56,7 +56,7 @@ async fn a_key_resolves_with_units_in_one_round_trip_and_its_use_settles_once() 
     let granted = edge.granted_by(&answer, &account, 5).await;
     assert_eq!(granted, 5);
 
-    let report = edge.report(1, &account, 3);
+    let report = edge.report(1, &key, &account, 3);
     let settled = ReportReply::Settled {
         last_seq: tollgate_core::ids::Seq(1),
     };
