@@ -7,7 +7,7 @@
 
 use crate::agreement::{Answer, Question, Verdict};
 use crate::clock;
-use crate::consensus::{Consensus, Standing};
+use crate::consensus::{ConfirmError, Consensus, Standing};
 use crate::fatal::Fatal;
 use crate::machine::SharedLedger;
 use std::collections::VecDeque;
@@ -70,6 +70,25 @@ impl Confirmation {
             proofs.pop_front();
         }
         proofs.push_back((sent, read_index));
+    }
+}
+
+/// Tells the leader this node's wall clock once, before it has a boot; what the leader proves by it is not kept.
+///
+/// # Errors
+/// [`ConfirmError`] when no leader answers within [`CONFIRM_DEADLINE`].
+pub async fn tell_clock(consensus: &dyn Consensus) -> Result<(), ConfirmError> {
+    let question = Question {
+        boot: Boot(0),
+        wall: clock::wall(),
+        digest: None,
+    };
+    let bytes = codec::encode(&question).map_err(|error| ConfirmError(error.to_string()))?;
+    match tokio::time::timeout(CONFIRM_DEADLINE, consensus.confirm(bytes)).await {
+        Ok(answered) => answered.map(drop),
+        Err(_) => Err(ConfirmError(format!(
+            "no answer within {CONFIRM_DEADLINE:?}"
+        ))),
     }
 }
 

@@ -10,6 +10,7 @@ pub mod config;
 pub mod confirm;
 pub mod consensus;
 pub mod fatal;
+pub mod guarded_clock;
 pub mod issuing;
 pub mod joining;
 pub mod machine;

@@ -47,13 +47,17 @@ pub struct AlarmCounts {
 }
 
 /// The alarms' names in metrics, in the order of [`kind`].
-pub const ALARM_KINDS: [&str; 5] = [
+pub const ALARM_KINDS: [&str; 6] = [
     "returned_beyond_out",
     "excess",
     "suspense",
     "hash_mismatch",
     "overflow",
+    "clock",
 ];
+
+/// Raised by [`crate::overseer`], not by the ledger.
+const CLOCK: usize = 5;
 
 fn kind(alarm: &Alarm) -> usize {
     match alarm {
@@ -76,6 +80,11 @@ impl AlarmCounts {
     fn note(&self, alarm: &Alarm) {
         self.counts[kind(alarm)].fetch_add(1, Ordering::Relaxed);
         tracing::warn!(?alarm, "alarm of the ledger");
+    }
+
+    /// A voter's wall clock deviates from the majority's, or no majority of clocks agrees.
+    pub(crate) fn note_clock(&self) {
+        self.counts[CLOCK].fetch_add(1, Ordering::Relaxed);
     }
 }
 

@@ -182,7 +182,8 @@ impl Starting {
         self.open().await
     }
 
-    /// Has this start numbered; the same start number gets the same boot, so an unknown fate is asked again.
+    /// Has this start numbered; the same start number gets the same boot, so an unknown fate is asked again. The
+    /// leader hears this node's clock first: from the second node of a new cluster on, a majority vouches for time.
     async fn open(&self) -> Result<Boot, String> {
         let (node, starts) = (self.view.node, self.view.store.starts());
         let command = Command::OpenNode(OpenNode {
@@ -190,6 +191,11 @@ impl Starting {
             nonce: Nonce(starts),
         });
         loop {
+            if let Err(error) = confirm::tell_clock(&*self.view.consensus).await {
+                tracing::debug!(%error, "no leader to be told the clock yet");
+                tokio::time::sleep(OPEN_PAUSE).await;
+                continue;
+            }
             match self.view.proposer.propose(&command).await {
                 Ok(Reply::OpenNode(OpenNodeReply::Boot(boot))) => return Ok(boot),
                 Ok(Reply::OpenNode(OpenNodeReply::StaleNonce { last })) => {
