@@ -7,18 +7,19 @@
 //! nothing is counted twice, and what was never written was never sent. The ledger's side is
 //! [`crate::ledger::sessions`].
 
-use crate::account::{AccountId, Environment, Name};
-use crate::command::{LINES_MAX, Report, ReportReply, SpentLine, UsageLine};
+mod unreported;
+
+pub use unreported::{Lines, REPORT_BYTES_MAX, left_of_checkpoint};
+
+use crate::account::AccountId;
+use crate::command::{Report, ReportReply, SpentLine, UsageLine};
 use crate::ids::{Boot, Seq, SessionId, Units};
 use crate::ledger::sessions::UNACKNOWLEDGED_MAX;
 use crate::time::Mono;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
+use unreported::Unreported;
 
-/// Most bytes of lines in one report; what is left goes into the next.
-pub const REPORT_BYTES_MAX: usize = 32 * 1024;
-/// Fixed part of a line's size, beside its names.
-const LINE_BYTES: usize = 32;
 /// First pause before a report without an answer is sent again; doubles.
 const REPEAT_MS: u64 = 250;
 /// The pause doubles up to this.
@@ -29,7 +30,8 @@ const REPEAT_MS_MAX: u64 = 4000;
 pub enum JournalRecord {
     /// A sealed report: may be sent once this is on disk.
     Report(Report),
-    /// What the report of this number would say by now; void once that report is written.
+    /// What the report of this number would say by now. Once that report is written, what it does not say is
+    /// for the next: [`left_of_checkpoint`].
     Checkpoint {
         /// The number.
         seq: Seq,
@@ -93,8 +95,6 @@ struct Sealed {
     sent_at: Option<Mono>,
 }
 
-type MeterKey = (Environment, Name, Name, Name);
-
 /// See the module's text.
 #[derive(Clone, Debug)]
 pub struct Reporter {
@@ -103,8 +103,7 @@ pub struct Reporter {
     journal: bool,
     last_seq: Seq,
     sealed: VecDeque<Sealed>,
-    spent: BTreeMap<AccountId, (Units, Units)>,
-    usage: BTreeMap<MeterKey, Units>,
+    unreported: Unreported,
     open_since: Option<Mono>,
     pause_ms: u64,
 }
@@ -119,8 +118,7 @@ impl Reporter {
             journal,
             last_seq: Seq(0),
             sealed: VecDeque::new(),
-            spent: BTreeMap::new(),
-            usage: BTreeMap::new(),
+            unreported: Unreported::default(),
             open_since: None,
             pause_ms: REPEAT_MS,
         }
@@ -139,12 +137,15 @@ impl Reporter {
         records: impl IntoIterator<Item = JournalRecord>,
     ) -> Result<Self, ResumeError> {
         let mut this = Self::new(session, boot, true);
-        let mut checkpoint = None;
+        let mut checkpoint: Option<(Seq, Lines)> = None;
         let mut newest = Seq(0);
         for record in records {
             match record {
                 JournalRecord::Report(report) => {
                     newest = newest.max(report.seq);
+                    checkpoint = checkpoint
+                        .filter(|(seq, _)| *seq == report.seq)
+                        .map(|(seq, lines)| (seq.next(), left_of_checkpoint(lines, &report)));
                     if report.seq > ledger {
                         let next = this
                             .sealed
@@ -167,7 +168,7 @@ impl Reporter {
                     }
                 }
                 JournalRecord::Checkpoint { seq, spent, usage } => {
-                    checkpoint = Some((seq, spent, usage));
+                    checkpoint = Some((seq, (spent, usage)));
                 }
                 JournalRecord::Acknowledged(seq) => newest = newest.max(seq),
             }
@@ -180,15 +181,10 @@ impl Reporter {
             });
         }
         this.last_seq = newest;
-        if let Some((seq, spent, usage)) = checkpoint
+        if let Some((seq, lines)) = checkpoint
             && seq == newest.next()
         {
-            for line in spent {
-                this.add_spent(now, &line.account, line.leased, line.unleased);
-            }
-            for line in usage {
-                this.add_usage(now, &line);
-            }
+            this.add_lines(now, &lines);
         }
         Ok(this)
     }
@@ -211,9 +207,7 @@ impl Reporter {
             return;
         }
         self.open_since.get_or_insert(now);
-        let sum = self.spent.entry(account.clone()).or_default();
-        sum.0 = sum.0.saturating_add(leased);
-        sum.1 = sum.1.saturating_add(unleased);
+        self.unreported.add_spent(account, leased, unleased);
     }
 
     /// Adds use of a meter since the last call.
@@ -222,14 +216,17 @@ impl Reporter {
             return;
         }
         self.open_since.get_or_insert(now);
-        let key = (
-            line.environment,
-            line.license.clone(),
-            line.key.clone(),
-            line.meter.clone(),
-        );
-        let sum = self.usage.entry(key).or_default();
-        *sum = sum.saturating_add(line.units);
+        self.unreported.add_usage(line);
+    }
+
+    /// Adds what the last checkpoint before a crash says, where it goes on in a new session.
+    pub fn add_lines(&mut self, now: Mono, (spent, usage): &Lines) {
+        for line in spent {
+            self.add_spent(now, &line.account, line.leased, line.unleased);
+        }
+        for line in usage {
+            self.add_usage(now, line);
+        }
     }
 
     /// How long the oldest use that is in no report has waited, in ms.
@@ -251,54 +248,15 @@ impl Reporter {
     }
 
     /// Seals a report from what was added, unless nothing was or [`UNACKNOWLEDGED_MAX`] are open: then use
-    /// stays summed by account. What exceeds [`REPORT_BYTES_MAX`] waits for the next.
-    pub fn seal(&mut self, now: Mono) -> bool {
+    /// stays summed by account. What exceeds [`REPORT_BYTES_MAX`] has waited as long as before, and goes into
+    /// the next: a driver seals again at once, until this answers `false` or nothing is left.
+    pub fn seal(&mut self) -> bool {
         if self.open_since.is_none() || self.sealed.len() >= UNACKNOWLEDGED_MAX {
             return false;
         }
-        let mut bytes: usize = 0;
-        let mut spent = Vec::new();
-        while let Some((account, _)) = self.spent.first_key_value() {
-            bytes = bytes
-                .saturating_add(account.as_str().len())
-                .saturating_add(LINE_BYTES);
-            if bytes > REPORT_BYTES_MAX || spent.len() == LINES_MAX {
-                break;
-            }
-            let Some((account, (leased, unleased))) = self.spent.pop_first() else {
-                break;
-            };
-            spent.push(SpentLine {
-                account,
-                leased,
-                unleased,
-            });
-        }
-        let mut usage = Vec::new();
-        while let Some(((_, license, key, meter), _)) = self.usage.first_key_value() {
-            let names = [license, key, meter]
-                .iter()
-                .map(|name| name.as_str().len())
-                .sum::<usize>();
-            bytes = bytes.saturating_add(names).saturating_add(LINE_BYTES);
-            if bytes > REPORT_BYTES_MAX || usage.len() == LINES_MAX {
-                break;
-            }
-            let Some(((environment, license, key, meter), units)) = self.usage.pop_first() else {
-                break;
-            };
-            usage.push(UsageLine {
-                environment,
-                license,
-                key,
-                meter,
-                units,
-            });
-        }
-        if self.spent.is_empty() && self.usage.is_empty() {
+        let (spent, usage) = self.unreported.cut();
+        if self.unreported.is_empty() {
             self.open_since = None;
-        } else {
-            self.open_since = Some(now);
         }
         let seq = self.last_seq.next();
         self.last_seq = seq;
@@ -328,35 +286,14 @@ impl Reporter {
         Some(JournalRecord::Report(sealed.report.clone()))
     }
 
-    /// A record of the use that is in no report yet, for the journal; `None` when there is none.
+    /// A record of the use that is in no report yet, for the journal; `None` when there is none. It stands
+    /// until the next one, also after reports were sealed from it.
     #[must_use]
     pub fn checkpoint(&self) -> Option<JournalRecord> {
         self.open_since?;
-        let spent = self
-            .spent
-            .iter()
-            .map(|(account, (leased, unleased))| SpentLine {
-                account: account.clone(),
-                leased: *leased,
-                unleased: *unleased,
-            })
-            .collect();
-        let usage = self
-            .usage
-            .iter()
-            .map(|((environment, license, key, meter), units)| UsageLine {
-                environment: *environment,
-                license: license.clone(),
-                key: key.clone(),
-                meter: meter.clone(),
-                units: *units,
-            })
-            .collect();
-        Some(JournalRecord::Checkpoint {
-            seq: self.last_seq.next(),
-            spent,
-            usage,
-        })
+        let (spent, usage) = self.unreported.lines();
+        let seq = self.last_seq.next();
+        Some(JournalRecord::Checkpoint { seq, spent, usage })
     }
 
     /// The journal is synced up to and including this report.
@@ -460,7 +397,7 @@ mod tests {
     fn a_report_is_not_sent_before_it_is_written() {
         let mut reporter = Reporter::new(SessionId(1), Boot(2), true);
         reporter.add_spent(Mono(0), &account(), 3, 0);
-        assert!(reporter.seal(Mono(1)));
+        assert!(reporter.seal());
         assert_eq!(reporter.poll_send(Mono(1)), None);
         assert!(
             matches!(reporter.poll_journal(), Some(JournalRecord::Report(r)) if r.seq == Seq(1))
@@ -486,7 +423,7 @@ mod tests {
         let mut journal = Vec::new();
         for _ in 0..3 {
             first.add_spent(Mono(0), &account(), 5, 0);
-            first.seal(Mono(0));
+            first.seal();
             journal.extend(first.poll_journal());
         }
         first.add_spent(Mono(0), &account(), 7, 0);
@@ -498,7 +435,7 @@ mod tests {
             Some((Seq(2), Boot(9)))
         );
         assert_eq!(next.poll_send(Mono(0)).map(|r| r.seq), Some(Seq(3)));
-        assert!(next.seal(Mono(0)));
+        assert!(next.seal());
         next.poll_journal();
         next.handle_written(Seq(4));
         let fourth = next.poll_send(Mono(0)).unwrap();
@@ -512,7 +449,7 @@ mod tests {
         let mut first = Reporter::new(SessionId(1), Boot(2), true);
         first.add_spent(Mono(0), &account(), 5, 0);
         let mut journal = vec![first.checkpoint().unwrap()];
-        first.seal(Mono(0));
+        first.seal();
         journal.extend(first.poll_journal());
         let next = Reporter::resume(Mono(0), SessionId(1), Boot(9), Seq(1), journal).unwrap();
         assert!(next.is_settled(), "the five units were settled by report 1");
@@ -523,11 +460,11 @@ mod tests {
         let mut reporter = Reporter::new(SessionId(1), Boot(2), false);
         for _ in 0..UNACKNOWLEDGED_MAX + 3 {
             reporter.add_spent(Mono(0), &account(), 1, 0);
-            reporter.seal(Mono(0));
+            reporter.seal();
         }
         assert_eq!(reporter.unacknowledged(), UNACKNOWLEDGED_MAX);
         reporter.handle_reply(&ReportReply::Settled { last_seq: Seq(1) });
-        assert!(reporter.seal(Mono(0)));
+        assert!(reporter.seal());
         assert_eq!(reporter.sealed.back().unwrap().report.spent[0].leased, 3);
     }
 }

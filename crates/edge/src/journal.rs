@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use tollgate_core::account::Name;
 use tollgate_core::command::{Report, SpentLine, UsageLine};
 use tollgate_core::ids::{Incarnation, Nonce, Seq, SessionId};
-use tollgate_core::reporter::JournalRecord;
+use tollgate_core::reporter::{JournalRecord, left_of_checkpoint};
 use tollgate_wire::codec::{self, DecodeError, EncodeError};
 use tollgate_wire::record::{self, RecordReadError, RecordReader, RecordTooLong};
 
@@ -139,7 +139,7 @@ pub struct Kept {
     pub acknowledged: Seq,
     /// Sealed reports after that, in order.
     pub reports: VecDeque<Report>,
-    /// The last whole checkpoint that no report has replaced.
+    /// The last whole checkpoint, less what the reports after it say.
     pub checkpoint: Option<(Seq, Vec<SpentLine>, Vec<UsageLine>)>,
     partial: Option<Partial>,
 }
@@ -180,13 +180,16 @@ impl Kept {
                 }
             }
             JournalEntry::Report(report) => {
-                if self
+                // What the checkpoint before it said and this report does not is for the next one.
+                self.checkpoint = self
                     .checkpoint
-                    .as_ref()
-                    .is_some_and(|(seq, ..)| *seq <= report.seq)
-                {
-                    self.checkpoint = None;
-                }
+                    .take()
+                    .filter(|(seq, ..)| *seq == report.seq)
+                    .map(|(seq, spent, usage)| {
+                        let (spent, usage) = left_of_checkpoint((spent, usage), &report);
+                        (seq.next(), spent, usage)
+                    })
+                    .filter(|(_, spent, usage)| !(spent.is_empty() && usage.is_empty()));
                 self.reports.push_back(report);
             }
             JournalEntry::Acknowledged(seq) => {

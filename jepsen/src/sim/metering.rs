@@ -55,7 +55,7 @@ impl World {
         };
         let open_for = reporter.open_for_ms(mono);
         if open_for.is_some_and(|age| age >= spacing || hurry || edge.leaving) {
-            reporter.seal(mono);
+            reporter.seal();
         }
         self.write_journal(number);
         self.send_reports(number);

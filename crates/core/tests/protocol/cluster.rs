@@ -276,7 +276,7 @@ impl Cluster {
     pub(crate) fn seal(&mut self, edge: usize, report: bool) {
         let edge = &mut self.edges[edge];
         if report {
-            edge.reporter.seal(self.now);
+            edge.reporter.seal();
         } else if let Some((records, _)) = &mut edge.journal {
             records.extend(edge.reporter.checkpoint());
         }

@@ -126,12 +126,12 @@ impl Driver {
         let Some(reporter) = &mut self.reports.reporter else {
             return;
         };
-        if reporter
-            .open_for_ms(now)
-            .is_some_and(|open| open >= spacing_ms)
-        {
-            reporter.seal(now);
-        }
+        let is_due = |reporter: &Reporter| {
+            let open = reporter.open_for_ms(now);
+            open.is_some_and(|open| open >= spacing_ms)
+        };
+        // As many as may be unacknowledged: what one report cannot hold does not wait for another second.
+        while is_due(reporter) && reporter.seal() {}
         // Written twice as often as use may be lost: the time a write takes is part of that.
         self.pump_journal(now, ms(self.config.journal_interval) / 2);
         if now < self.reports.not_before {
@@ -163,8 +163,7 @@ impl Driver {
         let mut records: Vec<JournalRecord> =
             std::iter::from_fn(|| reporter.poll_journal()).collect();
         let due = now.since_ms(self.reports.checkpointed_at) >= interval_ms;
-        // A report voids the checkpoint before it: what is in no report yet goes along.
-        if (due && self.reports.writer.has_room()) || !records.is_empty() {
+        if due && self.reports.writer.has_room() {
             self.reports.checkpointed_at = now;
             records.extend(reporter.checkpoint());
         }

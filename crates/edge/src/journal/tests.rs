@@ -207,6 +207,29 @@ fn a_checkpoint_counts_once_all_its_parts_are_there() {
 }
 
 #[test]
+fn a_tail_torn_after_a_report_keeps_what_the_checkpoint_before_it_said_beyond_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut journal = open(&folder).unwrap();
+    journal
+        .append(&[JournalEntry::Start(Nonce(3)), session()])
+        .unwrap();
+    journal.append(&entries_of(checkpoint(1, 9))).unwrap();
+    // The next checkpoint would have come with this.
+    journal.append(&[report(1), report(2)]).unwrap();
+    drop(journal);
+    let mut journal = open(&folder).unwrap();
+    let last = journal.kept().records().pop();
+    assert_eq!(last, Some(checkpoint(3, 9 - 1 - 2)));
+    journal
+        .append(&[JournalEntry::Acknowledged(Seq(2))])
+        .unwrap();
+    assert_eq!(journal.kept().records().pop(), Some(checkpoint(3, 6)));
+    // Everything it said is reported.
+    journal.append(&[report(3), report(4)]).unwrap();
+    assert_eq!(journal.kept().checkpoint, None);
+}
+
+#[test]
 fn a_session_that_was_lost_is_put_aside_and_not_forgotten() {
     let folder = tempfile::tempdir().unwrap();
     let mut journal = filled(&folder);
