@@ -11,4 +11,5 @@ pub mod host;
 pub mod load;
 pub mod local_cluster;
 pub mod output;
+pub mod program;
 pub mod watch;

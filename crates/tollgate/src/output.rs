@@ -40,6 +40,9 @@ pub enum Exit {
     Conflict = 5,
     /// Nobody could answer: no node, no leader, no majority.
     Unavailable = 6,
+    /// Storage refused a write of a running node: [`tollgate_node::storage::EXIT_STORAGE`]. A failed sync ends the
+    /// process with 74, a bug with 70, before anything else is printed.
+    Storage = 75,
 }
 
 /// A failure on its way to the user.

@@ -128,6 +128,14 @@ impl Accounts {
         Ok(Self { rows })
     }
 
+    /// Some accounts.
+    pub fn of(rows: impl IntoIterator<Item = Account>) -> Self {
+        let named = |row: Account| (row.account.clone(), row);
+        Self {
+            rows: rows.into_iter().map(named).collect(),
+        }
+    }
+
     /// One account.
     #[must_use]
     pub fn get(&self, account: &str) -> Option<&Account> {
@@ -138,6 +146,22 @@ impl Accounts {
     pub fn iter(&self) -> impl Iterator<Item = &Account> {
         self.rows.values()
     }
+}
+
+/// Metered units by customer, over all its licences, environments, meters and keys.
+///
+/// # Errors
+/// [`Failure`] when a page cannot be had.
+pub async fn usage(admin: &AdminClient) -> Result<BTreeMap<String, u64>, Failure> {
+    let mut sums = BTreeMap::new();
+    for row in pages(admin, "/admin/v1/usage", "usage", PAGE).await? {
+        let (Some(customer), Some(units)) = (row["customer"].as_str(), row["units"].as_u64())
+        else {
+            return Err(Failure::failed(format!("no row of usage: {row}")));
+        };
+        *sums.entry(customer.to_owned()).or_default() += units;
+    }
+    Ok(sums)
 }
 
 /// Percent-encodes what may not stand in a query value.

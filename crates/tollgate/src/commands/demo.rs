@@ -13,7 +13,7 @@ use crate::args::Demo;
 use crate::load::{self, Check, Client, Tally};
 use crate::local_cluster::{DEADLINE, LocalCluster};
 use crate::output::{Failure, Format, Progress, say, show};
-use crate::watch::{Accounts, ClusterView};
+use crate::watch::{self, Accounts, ClusterView};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -208,11 +208,14 @@ impl Play {
             edge.stop().await?;
         }
         self.tell("edges ended: units surrendered, use reported, sessions closed");
-        let accounts = self.settled_accounts().await?;
+        let ledger = verdict::Ledger {
+            accounts: self.settled_accounts().await?,
+            usage: watch::usage(&self.admin).await?,
+        };
         Ok(Verdict::new(
             &self.story,
             &self.tally,
-            &accounts,
+            &ledger,
             Figures {
                 cold,
                 hot,
@@ -469,46 +472,70 @@ impl Play {
         Ok(sum)
     }
 
+    /// Serves until it is asked to end; a node that was killed meanwhile, as the text invites to, is no failure.
     async fn stay(&mut self) -> Result<(), Failure> {
         for edge in self.cluster.edges() {
             edge.start()?;
         }
         self.wait_for_edges().await?;
-        say(self.format, self.what_to_try());
-        tokio::signal::ctrl_c().await.map_err(Failure::failed)?;
+        let program = std::env::current_exe().map_err(Failure::failed)?;
+        let asked_to_end = super::terminated()?;
+        say(
+            self.format,
+            self.what_to_try(&program.display().to_string()),
+        );
+        asked_to_end.await;
         for edge in self.cluster.edges() {
             edge.stop().await?;
         }
         for node in self.cluster.nodes() {
-            node.stop().await?;
+            if node.must_run().is_ok() {
+                node.stop().await?;
+            }
         }
+        say(
+            self.format,
+            format!(
+                "Ended; data and logs stay in {}",
+                self.cluster.dir.display()
+            ),
+        );
         Ok(())
     }
 
-    fn what_to_try(&self) -> String {
+    fn what_to_try(&self, tollgate: &str) -> String {
         let [first, second] = [self.cluster.http[0], self.cluster.http[1]];
-        let hot = &self.story.customers[self.story.hot];
+        let credential = &self.story.customers[self.story.hot].credential;
         let dir = self.cluster.dir.display();
-        let admin = self
-            .cluster
-            .admin
-            .iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
-            .join(",");
-        let pids = (1..=3)
-            .filter_map(|node| Some((node, self.cluster.pid(node)?)))
-            .map(|(node, pid)| format!("kill -9 {pid}   # node {node}"))
-            .collect::<Vec<_>>()
-            .join("\n  ");
+        let admin: Vec<String> = self.cluster.admin.iter().map(ToString::to_string).collect();
+        let admin = admin.join(",");
+        let mut pids = String::new();
+        for node in 1..=3 {
+            if let Some(pid) = self.cluster.pid(node) {
+                pids.push_str(&format!("  kill -9 {pid}   # node {node}\n"));
+            }
+        }
         format!(
-            "\nStill serving. Try, in another terminal:\n\
-             \n  curl -s http://{first}/v1/check -d '{{\"credential\":\"{}\",\"method\":\"GET\",\"path\":\"/v1/orders/7\",\"cost\":1}}' -H 'content-type: application/json'\n\
-             \n  curl -s http://{second}/metrics\n\
-             \n  export TOLLGATE_ADDR={admin} TOLLGATE_TLS_DIR={dir}/tls\n  tollgate status\n  tollgate usage --customer hot\n  tollgate key create --license hot --reason 'another key'\n\
-             \n  {pids}\n\
-             \nData, logs and configuration: {dir}\nCtrl-C ends it.",
-            hot.credential
+            "
+Still serving. Try, in another terminal:
+
+  curl -s http://{first}/v1/check -H 'content-type: application/json' \\
+    -d '{{\"credential\":\"{credential}\",\"method\":\"GET\",\"path\":\"/v1/orders/7\",\"cost\":1}}'
+  curl -s http://{second}/metrics
+
+  export TOLLGATE_ADDR={admin} TOLLGATE_TLS_DIR={dir}/tls
+  alias tollgate={tollgate}
+  tollgate status
+  tollgate usage --customer hot
+  tollgate key create --license hot --reason 'another key'
+  tollgate audit verify
+
+Kill a node; checks go on, and `tollgate status` shows who took its slots over:
+
+{pids}  tollgate server --config {dir}/node-1.toml   # starts node 1 again, until Ctrl-C
+
+Data, logs and configuration: {dir}
+Ctrl-C here ends it."
         )
     }
 }

@@ -97,6 +97,18 @@ pub struct Figures {
     pub changes: Changes,
 }
 
+/// What the cluster says at the end.
+#[derive(Debug)]
+pub struct Ledger {
+    /// The quota accounts.
+    pub accounts: Accounts,
+    /// Metered units by customer.
+    pub usage: BTreeMap<String, u64>,
+}
+
+/// Longest time until a change is known to every connected edge, in ms (promise P7).
+const CHANGE_MS_MAX: u64 = 1_000;
+
 /// An account of which something does not hold.
 #[derive(Debug, Serialize)]
 pub struct Broken {
@@ -121,11 +133,14 @@ pub struct Verdict {
     pub accounts: usize,
     /// Units admitted, by clients' answers.
     pub admitted: u64,
-    /// Units settled, by the ledger.
+    /// Units settled, by the ledger's accounts.
     pub settled: u64,
+    /// Units metered, by the usage records.
+    pub metered: u64,
     /// Units admitted beyond a limit.
     pub over_issued: u64,
-    /// Sum of differences between admitted and settled.
+    /// Sum over the accounts of what admitted, settled and metered units differ by. No edge is killed here, so nothing
+    /// may be lost either.
     pub metering_difference: u64,
     /// Units of `excess` in the ledger.
     pub excess: u64,
@@ -156,7 +171,7 @@ const BROKEN_SHOWN: usize = 10;
 impl Verdict {
     /// Judges.
     #[must_use]
-    pub fn new(story: &Story, tally: &Tally, ledger: &Accounts, figures: Figures) -> Self {
+    pub fn new(story: &Story, tally: &Tally, ledger: &Ledger, figures: Figures) -> Self {
         let Figures {
             cold,
             hot,
@@ -171,6 +186,7 @@ impl Verdict {
             accounts: story.customers.len(),
             admitted: tally.admitted.iter().sum(),
             settled: 0,
+            metered: 0,
             over_issued: 0,
             metering_difference: 0,
             excess: 0,
@@ -190,23 +206,31 @@ impl Verdict {
         this.holds = this.over_issued == 0
             && this.metering_difference == 0
             && this.excess == 0
-            && this.held_refused == 0;
+            && this.held_refused == 0
+            && this.changes.raise_ms <= CHANGE_MS_MAX
+            && this.changes.revoke_ms <= CHANGE_MS_MAX;
         this
     }
 
-    fn judge(&mut self, story: &Story, tally: &Tally, ledger: &Accounts, subject: usize) {
+    fn judge(&mut self, story: &Story, tally: &Tally, ledger: &Ledger, subject: usize) {
         let account = story.account(subject);
         let admitted = tally.admitted[subject];
-        let row = ledger.get(&account);
+        let row = ledger.accounts.get(&account);
         let settled = row.map_or(0, |row| row.settled);
+        let customer = &*story.customers[subject].id;
+        let metered = ledger.usage.get(customer).copied().unwrap_or(0);
         let limit = story.limit(subject);
         self.settled += settled;
+        self.metered += metered;
         self.excess += row.map_or(0, |row| row.excess);
         let over = admitted.saturating_sub(limit);
         self.over_issued += over;
         // An answer that never came may have been a yes: it explains as much settled use, and no more.
-        let unexplained = settled.saturating_sub(admitted + tally.unknown[subject]);
-        let difference = admitted.saturating_sub(settled) + unexplained;
+        let most = admitted + tally.unknown[subject];
+        let off = |counted: u64| admitted.saturating_sub(counted) + counted.saturating_sub(most);
+        let difference = off(settled)
+            .max(off(metered))
+            .max(settled.abs_diff(metered));
         self.metering_difference += difference;
         let refused = tally.refused_for_units[subject];
         let mut break_with = |what: String| {
@@ -222,7 +246,7 @@ impl Verdict {
         }
         if difference > 0 {
             break_with(format!(
-                "clients were admitted {admitted}, the ledger settled {settled}"
+                "clients were admitted {admitted}, the ledger settled {settled} and metered {metered}"
             ));
         }
         // The raised customer was refused before the raise, rightly. What is still out after every edge
@@ -266,6 +290,10 @@ impl Verdict {
         rows.push(vec![
             "units settled, by the ledger".to_owned(),
             number(self.settled),
+        ]);
+        rows.push(vec![
+            "units metered, by the usage records".to_owned(),
+            number(self.metered),
         ]);
         rows.push(vec!["over-issued units".to_owned(), good(self.over_issued)]);
         rows.push(vec![
@@ -317,9 +345,14 @@ impl Verdict {
             raise_ms,
             revoke_ms,
         } = self.changes;
+        let late = if raise_ms.max(revoke_ms) > CHANGE_MS_MAX {
+            format!("  BROKEN: at most {CHANGE_MS_MAX} ms")
+        } else {
+            String::new()
+        };
         rows.push(vec![
             "raise / revocation known to both edges".to_owned(),
-            format!("{raise_ms} ms / {revoke_ms} ms"),
+            format!("{raise_ms} ms / {revoke_ms} ms{late}"),
         ]);
         let verdict = if self.holds {
             "every promise held"
@@ -335,5 +368,118 @@ impl Verdict {
             "\n{}\n\nVerdict: {verdict}{broken}",
             table(&["verdict", ""], rows)
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::watch::Account;
+
+    /// A demo of three units of customer 0, in which everything held.
+    struct Ended {
+        story: Story,
+        tally: Tally,
+        row: Account,
+        metered: u64,
+        changes: (u64, u64),
+    }
+
+    impl Ended {
+        fn well() -> Self {
+            let story = Story::new(1).unwrap();
+            let mut tally = Tally::new(story.customers.len());
+            tally.admitted[0] = 3;
+            let row = Account {
+                account: story.account(0),
+                settled: 3,
+                out: 0,
+                excess: 0,
+                limit: Some(story.limit(0)),
+            };
+            let (metered, changes) = (3, (5, 1));
+            Self {
+                story,
+                tally,
+                row,
+                metered,
+                changes,
+            }
+        }
+
+        fn verdict(&self) -> Verdict {
+            let customer = self.story.customers[0].id.to_string();
+            let ledger = Ledger {
+                accounts: Accounts::of([self.row.clone()]),
+                usage: BTreeMap::from([(customer, self.metered)]),
+            };
+            let figures = Figures {
+                cold: Leases::default(),
+                hot: Leases::default(),
+                takeovers: Vec::new(),
+                changes: Changes {
+                    raise_ms: self.changes.0,
+                    revoke_ms: self.changes.1,
+                },
+            };
+            Verdict::new(&self.story, &self.tally, &ledger, figures)
+        }
+    }
+
+    /// The verdict after something went wrong.
+    fn after(change: impl FnOnce(&mut Ended)) -> Verdict {
+        let mut ended = Ended::well();
+        change(&mut ended);
+        ended.verdict()
+    }
+
+    #[test]
+    fn what_held_holds() {
+        let verdict = after(|_| ());
+        assert!(verdict.holds, "{}", verdict.people());
+        assert_eq!((verdict.settled, verdict.metered), (3, 3));
+    }
+
+    #[test]
+    fn one_unit_settled_or_metered_more_or_less_breaks_it() {
+        let faults: [fn(&mut Ended); 4] = [
+            |e| e.row.settled = 2,
+            |e| e.row.settled = 4,
+            |e| e.metered = 2,
+            |e| e.metered = 4,
+        ];
+        for fault in faults {
+            let verdict = after(fault);
+            assert_eq!((verdict.holds, verdict.metering_difference), (false, 1));
+        }
+    }
+
+    #[test]
+    fn an_unknown_answer_explains_a_unit_that_both_count() {
+        let verdict = after(|e| (e.tally.unknown[0], e.row.settled, e.metered) = (1, 4, 4));
+        assert!(verdict.holds);
+        let verdict = after(|e| (e.tally.unknown[0], e.row.settled, e.metered) = (1, 4, 3));
+        assert_eq!((verdict.holds, verdict.metering_difference), (false, 1));
+    }
+
+    #[test]
+    fn a_change_that_took_longer_than_a_second_breaks_it() {
+        assert!(after(|e| e.changes = (1_000, 1_000)).holds);
+        for late in [(1_001, 1), (5, 1_001)] {
+            let verdict = after(|e| e.changes = late);
+            assert!(!verdict.holds);
+            assert!(verdict.people().contains("BROKEN: at most 1000 ms"));
+        }
+    }
+
+    #[test]
+    fn over_issue_excess_and_refusals_of_held_units_break_it() {
+        let story = Story::new(1).unwrap();
+        let tiny = story.customers.iter().position(|c| c.plan == "tiny");
+        let tiny = tiny.unwrap();
+        let over = after(|e| e.tally.admitted[tiny] = story.limit(tiny) + 1);
+        assert_eq!((over.holds, over.over_issued), (false, 1));
+        assert!(!after(|e| e.row.excess = 1).holds);
+        assert!(!after(|e| e.tally.refused_for_units[e.story.hot] = 1).holds);
     }
 }
