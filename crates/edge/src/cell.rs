@@ -3,6 +3,7 @@
 //! Owns the remembered refusal (read by a check only when the cell is short) and the estimate of what is
 //! left for everyone. Refuses to decide what to ask for: `core::lessee` does. Next: `principal.rs`.
 
+use crate::clock::LATE_MS;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tollgate_core::ids::Units;
@@ -84,7 +85,7 @@ impl EdgeCell {
         CellRef::new(self.block.clone(), self.index)
     }
 
-    /// The refusal that stands at `now` against a check of `cost` for which the cell holds too little.
+    /// The refusal that stands at `now`, which may be [`LATE_MS`] late, against a check of `cost` for which the cell holds too little.
     pub(crate) fn refused(&self, now: Mono, cost: Units) -> Option<Refused> {
         // ORDERING: Acquire, paired with the Release in `set_refusal`: with a refusal its own need is seen,
         // or one told since. So at worst a need told just now meets the end of the refusal before it, which
@@ -99,7 +100,7 @@ impl EdgeCell {
         }
         match refusal >> STATE_BITS {
             FOR_GOOD_MS => Some(Refused::ForGood),
-            until if now.0 < until => Some(Refused::Now {
+            until if now.0.saturating_add(LATE_MS) < until => Some(Refused::Now {
                 retry_after_ms: until - now.0,
             }),
             _ => None,
@@ -190,7 +191,7 @@ mod tests {
                 retry_after_ms: 600
             })
         );
-        assert_eq!(cell.refused(Mono(1000), 1), None);
+        assert_eq!(cell.refused(Mono(1000 - LATE_MS), 1), None);
         cell.set_refusal(Some(Refusal {
             state: LeaseState::NoneForGood,
             until: None,

@@ -12,6 +12,7 @@ use crate::decision::{CheckRequest, Decision, Outcome, Reason};
 use crate::driver::{ASKS_MAX, Ask, Driver, EVENTS_MAX, Inputs, Wake};
 use crate::journal::{Journal, JournalEntry, JournalError};
 use crate::link::{Introduction, Link};
+use crate::principal::Purse;
 use crate::status::{Left, Status};
 use crate::view::{Answer, Cold, Mode, View};
 use std::fmt;
@@ -170,30 +171,34 @@ impl Edge {
     /// so that the next check finds it; [`Edge::check_or_wait`] waits for it.
     #[must_use]
     pub fn check(&self, request: &CheckRequest<'_>) -> Decision {
-        let (decision, cold) = self.look(request, Mode::Take);
-        match cold {
-            Some(cold) => Decision {
-                outcome: self.ask(request, cold, None),
-                ..decision
-            },
-            None => decision,
-        }
+        let now = clock::of_checks();
+        self.view
+            .decide(now, request, Mode::Take, |answer, who| Decision {
+                outcome: self.outcome_or_ask(request, answer, who),
+                principal: who.map(|purse| purse.principal().clone()),
+            })
     }
 
     /// As [`Edge::check`] without the caller's limits: not even a reference is counted.
     #[must_use]
     pub fn admit(&self, request: &CheckRequest<'_>) -> Outcome {
-        let (answer, cold) = self
-            .view
-            .decide(clock::now(), request, Mode::Take, |answer, who| {
-                (
-                    answer,
-                    answer.cold.map(|cold| lacking(cold, answer, who, request)),
-                )
-            });
-        match cold {
-            Some(cold) => self.ask(request, cold, None),
+        let now = clock::of_checks();
+        self.view.decide(now, request, Mode::Take, |answer, who| {
+            self.outcome_or_ask(request, answer, who)
+        })
+    }
+
+    /// The outcome for a check that does not wait; what it lacks is asked for.
+    #[inline]
+    fn outcome_or_ask(
+        &self,
+        request: &CheckRequest<'_>,
+        answer: Answer,
+        who: Option<&Purse>,
+    ) -> Outcome {
+        match answer.cold {
             None => answer.outcome,
+            Some(cold) => self.ask(request, lacking(cold, answer, who, request), None),
         }
     }
 
@@ -250,19 +255,21 @@ impl Edge {
 
     fn look(&self, request: &CheckRequest<'_>, mode: Mode) -> (Decision, Option<Lacking>) {
         self.view
-            .decide(clock::now(), request, mode, |answer, who| {
+            .decide(clock::of_checks(), request, mode, |answer, who| {
                 let cold = answer.cold.map(|cold| lacking(cold, answer, who, request));
                 (
                     Decision {
                         outcome: answer.outcome,
-                        principal: who.cloned(),
+                        principal: who.map(|purse| purse.principal().clone()),
                     },
                     cold,
                 )
             })
     }
 
-    /// Asks the driver for what a check lacks; answers what to say to a check that does not wait.
+    /// Asks the driver for what a check lacks; answers what to say to a check that does not wait. Never waits:
+    /// a full queue drops the ask.
+    #[cold]
     fn ask(&self, request: &CheckRequest<'_>, lacking: Lacking, wake: Option<Wake>) -> Outcome {
         let waits = wake.is_some();
         let (ask, answer) = match lacking {
@@ -383,17 +390,12 @@ impl fmt::Display for Lacking {
 }
 
 #[cold]
-fn lacking(
-    cold: Cold,
-    answer: Answer,
-    who: Option<&Arc<crate::principal::Principal>>,
-    request: &CheckRequest<'_>,
-) -> Lacking {
+fn lacking(cold: Cold, answer: Answer, who: Option<&Purse>, request: &CheckRequest<'_>) -> Lacking {
     match (cold, who) {
         (Cold::NotReady, _) => Lacking::Ready,
         (Cold::Unknown(hash), _) => Lacking::Principal { hash, answer },
-        (Cold::Short, Some(principal)) => Lacking::Units {
-            accounts: principal.short_of(request.cost.units()),
+        (Cold::Short, Some(purse)) => Lacking::Units {
+            accounts: purse.principal().short_of(request.cost.units()),
             answer,
         },
         (Cold::Short, None) => Lacking::Ready,

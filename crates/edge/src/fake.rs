@@ -8,7 +8,7 @@ use crate::counts::CheckCounts;
 use crate::credential::HashKeys;
 use crate::decision::{CheckRequest, Decision, Outcome, Reason};
 use crate::edge::Edge;
-use crate::principal::{Parts, Principal};
+use crate::principal::{Parts, Purse};
 use crate::status::{SessionState, Status, TrafficCounts};
 use crate::view::{Answer, Cold, Denial, Mode, View};
 use std::collections::BTreeMap;
@@ -136,8 +136,8 @@ impl FakeEdge {
                 state.accounts.insert(account.clone(), cell.clone());
             }
         }
-        let principal = Arc::new(Principal::new(who, &parts));
-        self.view.admit(self.view.hash(&credential.text), principal);
+        let purse = Purse::new(who, &parts);
+        self.view.admit(self.view.hash(&credential.text), purse);
         Ok(())
     }
 
@@ -224,7 +224,7 @@ impl FakeEdge {
             let outcome = denied(answer);
             Decision {
                 outcome,
-                principal: who.cloned(),
+                principal: who.map(|purse| purse.principal().clone()),
             }
         })
     }

@@ -1,8 +1,8 @@
-//! [`Principal`]: a caller with its limits compiled to cells, ready to be taken from.
+//! [`Principal`]: who a caller is and its limits with their cells; [`Purse`]: what a check takes from.
 //!
-//! Owns the two layouts: the usual one, where all cells of a principal lie in one block and so in one
-//! cache line, and the general one, a list sorted by address (accounts shared with other keys, more than
-//! fit a block). Refuses to make cells of accounts that are open already: two keys of one customer must
+//! Owns the two layouts of a purse: the usual one, where all cells of a principal lie in one block and so in
+//! one cache line, and the general one, a list sorted by address (accounts shared with other keys, more
+//! than fit a block). A purse is what the view finds under a credential's hash, with no step in between. Refuses to make cells of accounts that are open already: two keys of one customer must
 //! meet in the same cell. Made by the driver, read by checks. Next: `view.rs`.
 
 use crate::cell::EdgeCell;
@@ -17,30 +17,36 @@ use tollgate_counters::{
 
 /// See the module's text.
 pub(crate) struct Principal {
-    cells: Cells,
-    usages: Usages,
     who: Arc<Who>,
     /// In the order of `who.limits`.
     accounts: Box<[EdgeCell]>,
 }
 
-enum Cells {
-    /// The first `count` cells of one block, in the order of the limits, which is the order of addresses.
-    Own { block: Arc<CellBlock>, count: usize },
-    /// Sorted by address; `limits` says which limit each cell belongs to.
-    Sorted {
-        cells: Box<[CellRef]>,
-        limits: Box<[usize]>,
-    },
+/// See the module's text. Three words, so that it lies in the map's own entry.
+pub(crate) struct Purse {
+    cells: Cells,
+    principal: Arc<Principal>,
 }
 
-enum Usages {
-    /// The first `count` usage cells of the block of [`Cells::Own`].
+enum Cells {
+    /// The first cells of one block, in the order of the limits, which is the order of addresses.
     Own {
-        count: usize,
+        block: Arc<CellBlock>,
+        quotas: u8,
+        usages: u8,
     },
-    Apart(Box<[UsageRef]>),
+    Apart(Box<Apart>),
 }
+
+/// Cells that lie in several places.
+struct Apart {
+    /// Sorted by address; `limits` says which limit each cell belongs to.
+    quotas: Box<[CellRef]>,
+    limits: Box<[usize]>,
+    usages: Box<[UsageRef]>,
+}
+
+const _: () = assert!(size_of::<Purse>() == 3 * size_of::<usize>());
 
 /// A meter of a principal with the cell that counts it.
 #[derive(Clone)]
@@ -129,50 +135,15 @@ impl Parts {
 
 impl Principal {
     pub(crate) fn new(who: Arc<Who>, parts: &Parts) -> Self {
-        let accounts: Box<[EdgeCell]> = parts
-            .accounts
-            .iter()
-            .map(|(_, cell)| cell.clone())
-            .collect();
-        let cells = Cells::of(&accounts);
-        let usages = Usages::of(&cells, &parts.meters);
+        let cells = parts.accounts.iter().map(|(_, cell)| cell.clone());
         Self {
-            cells,
-            usages,
             who,
-            accounts,
+            accounts: cells.collect(),
         }
     }
 
     pub(crate) fn who(&self) -> &Who {
         &self.who
-    }
-
-    /// Takes `cost` from every limit and counts the use, or changes nothing and says which limit was short.
-    #[inline]
-    pub(crate) fn take(&self, cost: Units) -> Result<(), usize> {
-        match &self.cells {
-            Cells::Own { block, count } => {
-                let own = block.quotas().iter().take(*count);
-                take_all(own.map(|cell| Take { cell, cost })).map_err(|short| short.index)?;
-                if let Usages::Own { count } = self.usages {
-                    for usage in block.usages().iter().take(count) {
-                        usage.add(cost);
-                    }
-                    return Ok(());
-                }
-            }
-            Cells::Sorted { cells, limits } => {
-                take_all(cells.iter().map(|cell| Take { cell, cost }))
-                    .map_err(|short| limits.get(short.index).copied().unwrap_or_default())?;
-            }
-        }
-        if let Usages::Apart(usages) = &self.usages {
-            for usage in usages {
-                usage.add(cost);
-            }
-        }
-        Ok(())
     }
 
     /// The cell of a limit, by its place in the plan.
@@ -205,48 +176,103 @@ impl Principal {
     }
 }
 
-impl Cells {
-    fn of(accounts: &[EdgeCell]) -> Self {
-        let first = accounts.first();
-        let own = |(place, cell): (usize, &EdgeCell)| {
-            cell.index() == place
-                && first.is_some_and(|first| Arc::ptr_eq(first.block(), cell.block()))
-        };
-        if let Some(first) = first
-            && accounts.iter().enumerate().all(own)
-        {
-            return Self::Own {
-                block: first.block().clone(),
-                count: accounts.len(),
-            };
+impl Purse {
+    pub(crate) fn new(who: Arc<Who>, parts: &Parts) -> Self {
+        let principal = Arc::new(Principal::new(who, parts));
+        Self {
+            cells: Cells::of(&principal.accounts, &parts.meters),
+            principal,
         }
+    }
+
+    pub(crate) fn principal(&self) -> &Arc<Principal> {
+        &self.principal
+    }
+
+    /// Takes `cost` from every limit and counts the use, or changes nothing and says which limit was short.
+    #[inline]
+    pub(crate) fn take(&self, cost: Units) -> Result<(), usize> {
+        match &self.cells {
+            Cells::Own {
+                block,
+                quotas,
+                usages,
+            } => {
+                // One copy for each number, so that none of them loops.
+                match quotas {
+                    1 => take_first::<1>(block, cost)?,
+                    2 => take_first::<2>(block, cost)?,
+                    _ => take_first::<3>(block, cost)?,
+                }
+                let [first, second] = block.usages();
+                first.add(cost);
+                if *usages > 1 {
+                    second.add(cost);
+                }
+                Ok(())
+            }
+            Cells::Apart(apart) => apart.take(cost),
+        }
+    }
+}
+
+#[inline(always)]
+fn take_first<const COUNT: usize>(block: &CellBlock, cost: Units) -> Result<(), usize> {
+    const { assert!(COUNT <= QUOTAS_PER_BLOCK) };
+    let Some(cells) = block.quotas().first_chunk::<COUNT>() else {
+        unreachable!("a block has more cells")
+    };
+    take_all(cells.iter().map(|cell| Take { cell, cost })).map_err(|short| short.index)
+}
+
+impl Apart {
+    #[inline(never)]
+    fn take(&self, cost: Units) -> Result<(), usize> {
+        let takes = self.quotas.iter().map(|cell| Take { cell, cost });
+        take_all(takes)
+            .map_err(|short| self.limits.get(short.index).copied().unwrap_or_default())?;
+        for usage in &self.usages {
+            usage.add(cost);
+        }
+        Ok(())
+    }
+}
+
+impl Cells {
+    fn of(accounts: &[EdgeCell], meters: &[MeterCell]) -> Self {
+        Self::own(accounts, meters).unwrap_or_else(|| Self::apart(accounts, meters))
+    }
+
+    /// One to three cells from the start of one block, with one or two meters of the same block.
+    fn own(accounts: &[EdgeCell], meters: &[MeterCell]) -> Option<Self> {
+        let block = accounts.first()?.block();
+        let quota = |(place, cell): (usize, &EdgeCell)| {
+            cell.index() == place && Arc::ptr_eq(block, cell.block())
+        };
+        let usage = |(place, meter): (usize, &MeterCell)| {
+            meter.index == place && Arc::ptr_eq(block, &meter.block)
+        };
+        let all = accounts.iter().enumerate().all(quota) && meters.iter().enumerate().all(usage);
+        (all && !meters.is_empty()).then_some(Self::Own {
+            block: block.clone(),
+            quotas: u8::try_from(accounts.len()).ok()?,
+            usages: u8::try_from(meters.len()).ok()?,
+        })
+    }
+
+    fn apart(accounts: &[EdgeCell], meters: &[MeterCell]) -> Self {
         let mut sorted: Vec<(CellRef, usize)> = accounts
             .iter()
             .enumerate()
             .filter_map(|(limit, cell)| cell.shared().map(|shared| (shared, limit)))
             .collect();
         sorted.sort();
-        let (cells, limits): (Vec<_>, Vec<_>) = sorted.into_iter().unzip();
-        Self::Sorted {
-            cells: cells.into(),
+        let (quotas, limits): (Vec<_>, Vec<_>) = sorted.into_iter().unzip();
+        Self::Apart(Box::new(Apart {
+            quotas: quotas.into(),
             limits: limits.into(),
-        }
-    }
-}
-
-impl Usages {
-    fn of(cells: &Cells, meters: &[MeterCell]) -> Self {
-        if let Cells::Own { block, .. } = cells {
-            let own = |(place, meter): (usize, &MeterCell)| {
-                meter.index == place && Arc::ptr_eq(&meter.block, block)
-            };
-            if meters.iter().enumerate().all(own) {
-                return Self::Own {
-                    count: meters.len(),
-                };
-            }
-        }
-        Self::Apart(meters.iter().map(|meter| meter.usage.clone()).collect())
+            usages: meters.iter().map(|meter| meter.usage.clone()).collect(),
+        }))
     }
 }
 
@@ -283,19 +309,21 @@ pub(crate) mod tests {
     fn new_accounts_lie_in_one_block_and_are_taken_all_or_none() {
         let who = who("k1", &[(DAILY, "requests"), (OWN, "bytes")]);
         let parts = Parts::gather(&who, |_| None, &[]);
-        let principal = Principal::new(who, &parts);
-        assert!(matches!(principal.cells, Cells::Own { count: 2, .. }));
-        assert!(matches!(principal.usages, Usages::Own { count: 2 }));
+        let purse = Purse::new(who, &parts);
+        let (quotas, usages) = (2, 2);
+        assert!(
+            matches!(purse.cells, Cells::Own { quotas: q, usages: u, .. } if (q, u) == (quotas, usages))
+        );
         parts.accounts[0].1.deposit(5);
-        assert_eq!(principal.take(1), Err(1), "the second limit is empty");
+        assert_eq!(purse.take(1), Err(1), "the second limit is empty");
         assert_eq!(
             parts.accounts[0].1.free(),
             5,
             "nothing was taken from the first"
         );
         parts.accounts[1].1.deposit(2);
-        assert_eq!(principal.take(2), Ok(()));
-        assert_eq!(principal.take(1), Err(1));
+        assert_eq!(purse.take(2), Ok(()));
+        assert_eq!(purse.take(1), Err(1));
         let used: Vec<_> = parts.accounts.iter().map(|(_, cell)| cell.used()).collect();
         assert_eq!(used, [2, 2]);
         assert_eq!(
@@ -322,10 +350,10 @@ pub(crate) mod tests {
         );
         let second_parts = Parts::gather(&second, |account| open.get(account).cloned(), &[]);
         let (first, second) = (
-            Principal::new(first, &first_parts),
-            Principal::new(second, &second_parts),
+            Purse::new(first, &first_parts),
+            Purse::new(second, &second_parts),
         );
-        assert!(matches!(second.cells, Cells::Sorted { .. }));
+        assert!(matches!(second.cells, Cells::Apart(_)));
         first_parts.accounts[0].1.deposit(3);
         second_parts.accounts[1].1.deposit(3);
         assert_eq!(first.take(1), Ok(()));
@@ -345,13 +373,13 @@ pub(crate) mod tests {
         let before = who("k1", &[(OWN, "requests")]);
         let parts = Parts::gather(&before, |_| None, &[]);
         parts.accounts[0].1.deposit(9);
-        Principal::new(before, &parts).take(4).unwrap();
+        Purse::new(before, &parts).take(4).unwrap();
         let open: BTreeMap<_, _> = parts.accounts.iter().cloned().collect();
         let after = who("k1", &[(OWN, "requests"), (DAILY, "bytes")]);
         let next = Parts::gather(&after, |account| open.get(account).cloned(), &parts.meters);
-        let principal = Principal::new(after, &next);
+        let purse = Purse::new(after, &next);
         next.accounts[1].1.deposit(9);
-        principal.take(1).unwrap();
+        purse.take(1).unwrap();
         assert_eq!(next.accounts[0].1.used(), 5);
         assert_eq!(
             next.meters

@@ -5,7 +5,7 @@ use super::resolve::Pending;
 use super::{Driver, Mono};
 use crate::decision::Reason;
 use crate::link::Event;
-use crate::principal::{Parts, Principal};
+use crate::principal::{Parts, Purse};
 use crate::view::{Denial, PRINCIPALS_MAX};
 use std::sync::Arc;
 use tollgate_core::account::{AccountId, Name};
@@ -238,10 +238,10 @@ impl Driver {
         if let Some(part) = lease {
             self.lessee.handle_slot_answer(now, from, revision, part);
         }
-        let principal = Arc::new(Principal::new(who.clone(), &parts));
+        let purse = Purse::new(who.clone(), &parts);
         self.known
             .put(now, hash, who, pending.presented, parts.meters);
-        self.view.admit(hash, principal);
+        self.view.admit(hash, purse);
         if let Some(part) = lease {
             self.after_slot_answer(now, part);
         }
