@@ -1,7 +1,38 @@
 //! Credentials and the order in which they come: the same in every run.
 
-/// A presented credential, as long as a real one: 50 bytes.
-pub type Credential = [u8; 50];
+use tollgate_core::account::Environment;
+use tollgate_core::credential::{CREDENTIAL_BYTES, Composed, RANDOM_BYTES, compose};
+use tollgate_core::ids::Slot;
+
+/// Bytes of the key that peers look up: what `performance.md` measured them with. A credential of ours is
+/// longer by eight, which makes the comparison harder for us.
+pub const PEER_KEY_BYTES: usize = 50;
+
+/// A presented credential.
+#[derive(Clone, Copy, Debug)]
+pub struct Credential {
+    /// As a request carries it.
+    pub text: &'static str,
+}
+
+impl Credential {
+    /// What peers look up, and models of a decision: its first bytes, no two alike.
+    ///
+    /// # Panics
+    /// Where it is shorter.
+    #[inline]
+    #[must_use]
+    pub fn key(&self) -> &[u8; PEER_KEY_BYTES] {
+        let bytes = self.text.as_bytes().first_chunk();
+        bytes.expect("no credential is shorter")
+    }
+
+    /// Who presents it: each credential is another customer's.
+    #[must_use]
+    pub fn customer(number: usize) -> String {
+        format!("customer-{number}")
+    }
+}
 
 /// Reproducible numbers (splitmix64). For workloads only.
 #[derive(Clone, Debug)]
@@ -30,20 +61,35 @@ impl Numbers {
     }
 }
 
-/// `count` different credentials.
+/// `count` different credentials, well formed.
 #[must_use]
-pub fn credentials(count: usize) -> Vec<Credential> {
-    const SYMBOLS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+pub fn composed(count: usize) -> Vec<Composed> {
     let mut numbers = Numbers::new(1);
     (0..count)
-        .map(|_| {
-            let mut credential = *b"tg_live_..........................................";
-            for symbol in &mut credential[8..] {
-                *symbol = SYMBOLS[numbers.below(SYMBOLS.len())];
+        .map(|number| {
+            let mut random = [0; RANDOM_BYTES];
+            for bytes in random.chunks_mut(8) {
+                bytes.copy_from_slice(&numbers.draw().to_le_bytes()[..bytes.len()]);
             }
-            credential
+            let slot = Slot::of(&Credential::customer(number));
+            compose(Environment::Live, slot, &random)
         })
         .collect()
+}
+
+/// The texts one after the other in memory, which is kept for ever.
+fn laid_out<'t>(texts: impl Iterator<Item = &'t str>) -> Vec<Credential> {
+    let buffer: &'static str = texts.collect::<String>().leak();
+    (0..buffer.len() / CREDENTIAL_BYTES)
+        .map(|at| &buffer[at * CREDENTIAL_BYTES..(at + 1) * CREDENTIAL_BYTES])
+        .map(|text| Credential { text })
+        .collect()
+}
+
+/// The same credentials as they are presented.
+#[must_use]
+pub fn credentials(composed: &[Composed]) -> Vec<Credential> {
+    laid_out(composed.iter().map(|composed| composed.text.as_str()))
 }
 
 /// `length` checks of `credentials`: zipf with exponent 0.99, popularity independent of position.
@@ -65,11 +111,10 @@ pub fn zipf_stream(credentials: &[Credential], length: usize) -> Vec<Credential>
             sum
         })
         .collect();
-    (0..length)
-        .map(|_| {
-            let drawn = (numbers.draw() >> 11) as f64 / (1_u64 << 53) as f64 * sum;
-            let rank = cumulated.partition_point(|&below| below < drawn);
-            credentials[by_rank[rank.min(credentials.len() - 1)]]
-        })
-        .collect()
+    let drawn = (0..length).map(|_| {
+        let drawn = (numbers.draw() >> 11) as f64 / (1_u64 << 53) as f64 * sum;
+        let rank = cumulated.partition_point(|&below| below < drawn);
+        credentials[by_rank[rank.min(credentials.len() - 1)]].text
+    });
+    laid_out(drawn)
 }

@@ -11,7 +11,7 @@ use governor::middleware::NoOpMiddleware;
 use governor::state::keyed::DashMapStateStore;
 use governor::{Quota, RateLimiter};
 use tollgate_benches::Case;
-use tollgate_benches::workload::Credential;
+use tollgate_benches::workload::{Credential, PEER_KEY_BYTES};
 
 use crate::principal::{BootClock, Clock, Embedded, NoClock, Principal, credential_hash, decide};
 
@@ -35,14 +35,16 @@ impl Fixed for StdHash {
     }
 }
 
+type Key = [u8; PEER_KEY_BYTES];
+
 /// The floor: the credential itself as key in a concurrent map, one `fetch_sub`, nothing checked.
-pub(crate) struct Bare<S>(DashMap<Credential, AtomicI64, S>);
+pub(crate) struct Bare<S>(DashMap<Key, AtomicI64, S>);
 
 impl<S: Fixed> Bare<S> {
     pub(crate) fn new(credentials: &[Credential]) -> Self {
         let map = DashMap::with_hasher(S::fixed());
         for credential in credentials {
-            map.insert(*credential, AtomicI64::new(i64::MAX));
+            map.insert(*credential.key(), AtomicI64::new(i64::MAX));
         }
         Self(map)
     }
@@ -52,14 +54,30 @@ impl<S: Fixed> Case for Bare<S> {
     #[inline]
     fn check(&self, credential: &Credential) -> bool {
         self.0
-            .get(credential)
+            .get(credential.key())
             .is_some_and(|left| left.fetch_sub(1, Ordering::Relaxed) > 0)
     }
 }
 
+/// The same with a clock, as whoever lets units expire needs one.
+pub(crate) struct BareWithClock<S>(Bare<S>);
+
+impl<S: Fixed> BareWithClock<S> {
+    pub(crate) fn new(credentials: &[Credential]) -> Self {
+        Self(Bare::new(credentials))
+    }
+}
+
+impl<S: Fixed> Case for BareWithClock<S> {
+    #[inline]
+    fn check(&self, credential: &Credential) -> bool {
+        BootClock::now_ms() < black_box(u64::MAX) && self.0.check(credential)
+    }
+}
+
 type Limiter = RateLimiter<
-    Credential,
-    DashMapStateStore<Credential, StdHash>,
+    Key,
+    DashMapStateStore<Key, StdHash>,
     MonotonicClock,
     NoOpMiddleware<std::time::Instant>,
 >;
@@ -90,7 +108,7 @@ impl<const N: usize> Case for GovernorKeyed<N> {
     fn check(&self, credential: &Credential) -> bool {
         self.0
             .iter()
-            .all(|limiter| limiter.check_key(credential).is_ok())
+            .all(|limiter| limiter.check_key(credential.key()).is_ok())
     }
 }
 

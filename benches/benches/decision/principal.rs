@@ -14,7 +14,7 @@ use tollgate_counters::{CellBlock, CellRef, QuotaCell, Take, look_all, take_all}
 #[inline]
 pub(crate) fn credential_hash(credential: &Credential) -> u128 {
     let mut hasher = SipHasher13::new_with_keys(0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210);
-    hasher.write(credential);
+    hasher.write(credential.key());
     hasher.finish128().as_u128()
 }
 
@@ -74,10 +74,6 @@ pub(crate) struct Apart {
     block: Arc<CellBlock>,
 }
 
-/// As `Apart`, but the second quota is used up.
-#[derive(Clone)]
-pub(crate) struct Spent(Apart);
-
 /// Rights and cells in one allocation: their addresses are known at once, but neither can be
 /// replaced without the other.
 #[derive(Clone)]
@@ -98,10 +94,10 @@ fn rights() -> Rights {
     }
 }
 
-fn block(units: [u64; 2]) -> CellBlock {
+fn block() -> CellBlock {
     let block = CellBlock::new();
-    for (cell, units) in block.quotas().iter().zip(units) {
-        cell.deposit(units).unwrap();
+    for cell in &block.quotas()[..2] {
+        cell.deposit(PLENTY).unwrap();
     }
     block
 }
@@ -110,7 +106,7 @@ impl Principal for Apart {
     fn new() -> Self {
         Self {
             rights: rights(),
-            block: Arc::new(block([PLENTY; 2])),
+            block: Arc::new(block()),
         }
     }
     #[inline]
@@ -123,26 +119,9 @@ impl Principal for Apart {
     }
 }
 
-impl Principal for Spent {
-    fn new() -> Self {
-        Self(Apart {
-            rights: rights(),
-            block: Arc::new(block([PLENTY, 0])),
-        })
-    }
-    #[inline]
-    fn rights(&self) -> &Rights {
-        self.0.rights()
-    }
-    #[inline]
-    fn block(&self) -> &CellBlock {
-        self.0.block()
-    }
-}
-
 impl Principal for Embedded {
     fn new() -> Self {
-        Self(Arc::new((rights(), block([PLENTY; 2]))))
+        Self(Arc::new((rights(), block())))
     }
     #[inline]
     fn rights(&self) -> &Rights {
@@ -221,7 +200,7 @@ impl Entry for Arc<Node> {
         Arc::new(Node {
             key,
             rights: rights(),
-            block: block([PLENTY; 2]),
+            block: block(),
         })
     }
     #[inline]
