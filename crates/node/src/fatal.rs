@@ -11,8 +11,39 @@ use tokio::sync::watch;
 pub enum Stop {
     /// It was asked to.
     Asked,
+    /// Storage refused a write.
+    Storage(String),
     /// It must not go on.
     Fatal(String),
+}
+
+/// Exit code of a process that met a bug of its own.
+pub const EXIT_BUG: i32 = 70;
+
+/// Runs what must not panic. A panic ends the process with [`EXIT_BUG`]: whatever `work` was changing is half changed,
+/// and a node that half lives is worse than one that is gone.
+pub(crate) fn or_exit<T>(what: impl FnOnce() -> String, work: impl FnOnce() -> T) -> T {
+    // Nothing that `work` touched is looked at after a panic.
+    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)) {
+        Ok(done) => done,
+        Err(panic) => {
+            let words = panic
+                .downcast_ref::<String>()
+                .map(String::as_str)
+                .or_else(|| panic.downcast_ref::<&str>().copied())
+                .unwrap_or("no words");
+            let what = what();
+            tracing::error!(what, words, "a panic that must not be: the process ends");
+            #[allow(
+                clippy::print_stderr,
+                reason = "the last words before the end must not depend on a logger"
+            )]
+            {
+                eprintln!("tollgate: {what}: {words}");
+            }
+            std::process::exit(EXIT_BUG)
+        }
+    }
 }
 
 /// See the module's text. Clones share it.
@@ -30,6 +61,11 @@ impl Default for Fatal {
 }
 
 impl Fatal {
+    /// Storage refused a write: the node must not go on.
+    pub fn report_storage(&self, words: impl Into<String>) {
+        self.stop(Stop::Storage(words.into()));
+    }
+
     /// The node must not go on, in words for the operator.
     pub fn report(&self, words: impl Into<String>) {
         self.stop(Stop::Fatal(words.into()));
@@ -62,5 +98,35 @@ impl Fatal {
     #[must_use]
     pub fn is_stopping(&self) -> bool {
         self.reason.borrow().is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Set in the process that the test below starts: this one.
+    const CHILD: &str = "TOLLGATE_TEST_PANIC";
+
+    #[test]
+    fn a_panic_ends_the_process_with_words_and_a_code() {
+        if std::env::var_os(CHILD).is_some() {
+            or_exit(
+                || "applying log entry 7".to_owned(),
+                || panic!("of {}", "mice"),
+            );
+        }
+        let name = "fatal::tests::a_panic_ends_the_process_with_words_and_a_code";
+        let output = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", name, "--nocapture"])
+            .env(CHILD, "1")
+            .output()
+            .unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(EXIT_BUG), "{errors}");
+        assert!(
+            errors.contains("tollgate: applying log entry 7: of mice"),
+            "{errors}"
+        );
     }
 }

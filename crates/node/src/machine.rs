@@ -2,8 +2,11 @@
 //!
 //! Each command of a batch is decoded on its own: bytes that are no command get [`Reply::Malformed`] and spoil no
 //! neighbour. Decides nothing: that is [`tollgate_core::ledger`]'s. Readers ([`SharedLedger::read`]) share one lock
-//! with `apply` and hold it for microseconds: never across an await. Next: [`crate::storage::Machine`].
+//! with `apply`, and an `apply` that waits for it lets no further reader in, the confirmations neither: so each holds
+//! it for well under a millisecond, whatever the ledger's size, and never across an await. A panic in `apply` ends the
+//! process. Next: [`crate::storage::Machine`].
 
+use crate::fatal;
 use crate::storage::{Change, Machine, Records, RestoreError, SharedMachine};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
@@ -147,6 +150,26 @@ impl LedgerMachine {
         }
     }
 
+    fn apply_batch(&mut self, index: u64, batch: &[u8]) -> Vec<u8> {
+        let replies: Vec<serde_bytes::ByteBuf> = match codec::decode::<Batch, BATCH_BUDGET>(batch) {
+            Ok(batch) => {
+                self.ledger.begin(index, batch.time);
+                batch
+                    .commands
+                    .iter()
+                    .map(|bytes| encode(&self.take_in(bytes)).into())
+                    .collect()
+            }
+            Err(error) => {
+                // No proposer of ours writes such an entry; every replica answers it alike, with nothing.
+                tracing::error!(index, %error, "a log entry is no batch of commands");
+                Vec::new()
+            }
+        };
+        self.after_apply(index);
+        encode(&replies)
+    }
+
     fn after_apply(&mut self, index: u64) {
         for alarm in self.ledger.take_alarms() {
             self.alarms.note(&alarm);
@@ -174,23 +197,14 @@ impl Deref for LedgerMachine {
 
 impl Machine for LedgerMachine {
     fn apply(&mut self, index: u64, batch: &[u8]) -> Vec<u8> {
-        let replies: Vec<serde_bytes::ByteBuf> = match codec::decode::<Batch, BATCH_BUDGET>(batch) {
-            Ok(batch) => {
-                self.ledger.begin(index, batch.time);
-                batch
-                    .commands
-                    .iter()
-                    .map(|bytes| encode(&self.take_in(bytes)).into())
-                    .collect()
-            }
-            Err(error) => {
-                // No proposer of ours writes such an entry; every replica answers it alike, with nothing.
-                tracing::error!(index, %error, "a log entry is no batch of commands");
-                Vec::new()
-            }
+        let what = || {
+            format!(
+                "applying log entry {index} failed, by a bug of Tollgate; nothing of it was acknowledged here. Every \
+                 node that applies the entry stops at it, after a restart too, until it runs a build in which that \
+                 is mended. Keep the data folder, and report the number of the entry with these words"
+            )
         };
-        self.after_apply(index);
-        encode(&replies)
+        fatal::or_exit(what, || self.apply_batch(index, batch))
     }
 
     fn digest(&self) -> u128 {

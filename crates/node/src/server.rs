@@ -19,7 +19,7 @@ use crate::raft::quic::Peers;
 use crate::raft::{Hooks, RaftNode, StartError};
 use crate::service::Service;
 use crate::starting::{Door, Starting};
-use crate::storage::{Store, StoreError};
+use crate::storage::{EXIT_STORAGE, Store, StoreError};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -89,9 +89,25 @@ pub enum ServerError {
     /// Raft refused what it found.
     #[error(transparent)]
     Raft(#[from] StartError),
+    /// Storage refused a write while the node ran; nothing of it was acknowledged.
+    #[error(
+        "storage refused a write, the node has stopped: {0}; make room or mend the disk, then start it again"
+    )]
+    Storage(String),
     /// A part of the node could not be started, or the node must not go on.
     #[error("{0}")]
     Fatal(String),
+}
+
+impl ServerError {
+    /// The exit code of a process that ends with this error: [`EXIT_STORAGE`] where storage refused a write, else 1.
+    #[must_use]
+    pub fn exit_code(&self) -> i32 {
+        match self {
+            Self::Storage(_) => EXIT_STORAGE,
+            _ => 1,
+        }
+    }
 }
 
 /// Runs a node until it is asked to stop (SIGTERM, SIGINT) or must.
@@ -196,7 +212,7 @@ impl Server {
         let door = Door::new(&view, raft.clone(), admitted);
         let mut parts = JoinSet::new();
         parts.spawn(door.accept(endpoint.clone(), fatal.clone()));
-        parts.spawn(report_fatal(raft.clone(), fatal.clone()));
+        parts.spawn(report_fatal(raft.clone(), store.clone(), fatal.clone()));
         parts.spawn(overseer.run(view.consensus.clone(), view.proposer.clone()));
         parts.spawn(admin::serve(admin, tls, view.clone(), fatal.clone()));
         if let Some(metrics) = metrics {
@@ -262,12 +278,14 @@ impl Server {
     /// Waits until the node is asked to stop or must, and closes everything.
     ///
     /// # Errors
-    /// [`ServerError::Fatal`] with the reason, when it had to.
+    /// [`ServerError::Storage`] or [`ServerError::Fatal`] with the reason, when it had to.
     pub async fn ended(mut self) -> Result<(), ServerError> {
         let reason = self.fatal.reason().await;
         match &reason {
             Stop::Asked => tracing::info!(node = %self.node, "the node stops"),
-            Stop::Fatal(words) => tracing::error!(node = %self.node, words, "the node must stop"),
+            Stop::Fatal(words) | Stop::Storage(words) => {
+                tracing::error!(node = %self.node, words, "the node must stop");
+            }
         }
         // The issuer returns its pools, for which Raft must still run.
         drop(tokio::time::timeout(STOP_DEADLINE, &mut self.issuing).await);
@@ -290,6 +308,7 @@ impl Server {
         drop(tokio::task::spawn_blocking(move || drop(store)).await);
         match reason {
             Stop::Asked => Ok(()),
+            Stop::Storage(words) => Err(ServerError::Storage(words)),
             Stop::Fatal(words) => Err(ServerError::Fatal(words)),
         }
     }
@@ -396,12 +415,16 @@ async fn start_raft(
     RaftNode::start(&config.cluster, config.node, store, peers, &settings, hooks).await
 }
 
-async fn report_fatal(raft: RaftNode, fatal: Fatal) {
+async fn report_fatal(raft: RaftNode, store: Arc<Store>, fatal: Fatal) {
     let mut reason = raft.fatal();
     tokio::select! {
         found = reason.wait_for(Option::is_some) => {
-            if let Ok(words) = found {
-                fatal.report(words.clone().unwrap_or_default());
+            let Ok(words) = found else { return };
+            let words = words.clone().unwrap_or_default();
+            if store.failure().borrow().is_some() || raft.stopped_by_storage() {
+                fatal.report_storage(words);
+            } else {
+                fatal.report(words);
             }
         }
         () = fatal.stopping() => {}

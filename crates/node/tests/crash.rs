@@ -26,10 +26,14 @@ use openraft::storage::{
     IOFlushed, RaftLogReader, RaftLogStorage, RaftSnapshotBuilder, RaftStateMachine,
 };
 use openraft::type_config::TypeConfigExt;
+use tollgate_node::config::ServerConfig;
 use tollgate_node::raft::types::{Entry, LogId, TypeConfig, Vote};
+use tollgate_node::server::Server;
 use tollgate_node::storage::{
     EXIT_STORAGE, EXIT_SYNC_FAILED, LogStore, SnapshotFile, StateStore, Store,
 };
+use tollgate_wire::certs::{Authority, Validity};
+use tollgate_wire::identity::Role;
 use toy::{apply, entry_of};
 
 /// Appends per life of a child.
@@ -731,4 +735,117 @@ fn a_full_disk_stops_the_store_cleanly_and_loses_nothing() {
         assert!(!told.entries.is_empty(), "{at}");
         runtime.block_on(told.check(&dir)).unwrap();
     }
+}
+
+// ---------------------------------------------------------------- a whole node on a full disk
+
+/// A server in a process of its own, started by the test below. Says how many writes there were before it served.
+#[test]
+fn server_process() {
+    let Ok(config) = std::env::var("CRASH_SERVER_CONFIG") else {
+        return;
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    let ended = runtime.block_on(async {
+        let server = Server::start(ServerConfig::load(Path::new(&config)).unwrap()).await?;
+        if let Ok(events) = std::env::var("EVENTS") {
+            say(&format!("OPENED {}", writes_in(Path::new(&events))));
+            server.serves().await;
+            say(&format!("SERVED {}", writes_in(Path::new(&events))));
+            server.stop();
+        }
+        server.ended().await
+    });
+    if let Err(error) = ended {
+        eprintln!("{error}");
+        std::process::exit(error.exit_code());
+    }
+}
+
+fn writes_in(events: &Path) -> usize {
+    let text = std::fs::read_to_string(events).unwrap_or_default();
+    text.lines().filter(|line| line.starts_with('W')).count()
+}
+
+/// The folder of a cluster of one node.
+fn folder_of_one() -> tempfile::TempDir {
+    let home = tempfile::tempdir().unwrap();
+    let authority = Authority::create(home.path(), "one", Validity::days(1), false).unwrap();
+    authority
+        .issue(
+            home.path(),
+            (Role::Node, "1"),
+            &[],
+            Validity::days(1),
+            false,
+        )
+        .unwrap();
+    let pepper = home.path().join("pepper");
+    std::fs::write(&pepper, [7; 32]).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(&pepper, mode).unwrap();
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let quic = socket.local_addr().unwrap();
+    let text = format!(
+        "cluster = \"one\"\nnode = 1\ndata_dir = \"data\"\n[listen]\nquic = \"{quic}\"\nadmin = \"127.0.0.1:0\"\n\
+         [tls]\nca = \"ca.pem\"\ncertificate = \"node-1.pem\"\nkey = \"node-1.key\"\n[pepper]\nfile = \"pepper\"\n\
+         [storage]\nballast_mib = 0\n[[member]]\nnode = 1\nquic = \"{quic}\"\n"
+    );
+    std::fs::write(home.path().join("node.toml"), text).unwrap();
+    home
+}
+
+fn live_as_server(layer: &Path, setting: (&str, String)) -> Life {
+    let home = folder_of_one();
+    let undo = home.path().join("undo");
+    std::fs::create_dir(&undo).unwrap();
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "server_process", "--nocapture"])
+        .env("LD_PRELOAD", layer)
+        .env("LOSE_DIR", home.path().join("data"))
+        .env("UNDO_DIR", undo)
+        .env("CRASH_SERVER_CONFIG", home.path().join("node.toml"))
+        .env(setting.0, setting.1)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    Life {
+        output: String::from_utf8_lossy(&output.stdout).into_owned(),
+        errors: String::from_utf8_lossy(&output.stderr).into_owned(),
+        status: output.status,
+    }
+}
+
+#[test]
+fn a_node_on_a_full_disk_leaves_with_its_own_exit_code() {
+    let Some(layer) = layer() else { return };
+    let events = tempfile::NamedTempFile::new().unwrap();
+    let whole = live_as_server(layer, ("EVENTS", events.path().display().to_string()));
+    assert_eq!(whole.status.code(), Some(0), "{}", whole.errors);
+    let told = |word: &str| -> usize {
+        let line = whole
+            .output
+            .lines()
+            .find_map(|line| line.strip_prefix(word));
+        line.unwrap().trim().parse().unwrap()
+    };
+    let (opened, served) = (told("OPENED"), told("SERVED"));
+    assert!(opened + 4 < served, "{opened} {served}");
+    let mut codes = Vec::new();
+    for at in (opened..served).step_by((served - opened) / 4) {
+        let life = live_as_server(layer, ("ENOSPC_AT_WRITE", at.to_string()));
+        let code = life.status.code();
+        // Where it meets a sync the process ends on the spot; where it meets the start, that is refused.
+        let expected = [Some(EXIT_STORAGE), Some(EXIT_SYNC_FAILED), Some(1)];
+        assert!(expected.contains(&code), "{at}: {code:?} {}", life.errors);
+        if code == Some(EXIT_STORAGE) {
+            assert!(life.errors.contains("make room"), "{at}: {}", life.errors);
+        }
+        codes.push(code);
+    }
+    assert!(codes.contains(&Some(EXIT_STORAGE)), "{codes:?}");
 }

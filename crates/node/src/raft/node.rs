@@ -158,6 +158,14 @@ impl RaftNode {
         self.shared.fatal.clone()
     }
 
+    /// Whether Raft stopped because storage refused a write.
+    #[must_use]
+    pub fn stopped_by_storage(&self) -> bool {
+        let metrics = self.shared.raft.metrics();
+        let state = metrics.borrow_watched().running_state.clone();
+        matches!(state, Err(openraft::errors::Fatal::StorageError(_)))
+    }
+
     /// Makes the members of a new cluster known; nothing happens where a log exists already. Every node may call it
     /// with the same members.
     ///

@@ -1,9 +1,9 @@
 //! What can go wrong on disk, in words for the operator, and which of it ends the process.
 //!
 //! Three ways out, never mixed: a [`StoreError`] at start refuses to run; a write that fails later is handed to
-//! openraft, which stops, and the node leaves with [`EXIT_STORAGE`]; a *sync* that fails ends the process on the
-//! spot with [`EXIT_SYNC_FAILED`], because the kernel may have dropped the pages and a second try would report
-//! success over the hole (PostgreSQL's "fsyncgate", 2018).
+//! openraft, which stops, and the node leaves with [`EXIT_STORAGE`] (through [`crate::server::ServerError`]); a *sync*
+//! that fails ends the process on the spot with [`EXIT_SYNC_FAILED`], because the kernel may have dropped the pages and
+//! a second try would report success over the hole (PostgreSQL's "fsyncgate", 2018).
 
 use std::io;
 use std::path::{Path, PathBuf};
