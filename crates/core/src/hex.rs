@@ -3,7 +3,8 @@
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Lower-case text of some bytes.
-pub(crate) fn encode(bytes: &[u8]) -> String {
+#[must_use]
+pub fn encode(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble & 0x0f)]);
     bytes
@@ -13,7 +14,8 @@ pub(crate) fn encode(bytes: &[u8]) -> String {
 }
 
 /// The 32 bytes that 64 hexadecimal digits of either case stand for.
-pub(crate) fn decode32(text: &str) -> Option<[u8; 32]> {
+#[must_use]
+pub fn decode32(text: &str) -> Option<[u8; 32]> {
     let digits = text.as_bytes();
     if digits.len() != 64 {
         return None;

@@ -13,7 +13,7 @@ pub mod command;
 pub mod credential;
 pub mod digest;
 pub mod file;
-mod hex;
+pub mod hex;
 pub mod ids;
 pub mod issuer;
 pub mod ledger;

@@ -18,10 +18,12 @@
 mod keys;
 pub mod replies;
 pub mod staging;
+mod trial;
 mod upsert;
 
 pub use replies::REPLIES_MAX;
 pub use staging::{PARTS_MAX, STAGED_BYTES_MAX, UPLOAD_TTL_MS, UPLOADS_MAX};
+pub use trial::Trial;
 
 use crate::account::{AccountId, Environment, Name};
 use crate::audit::{Action, Statement};
@@ -310,18 +312,8 @@ impl AdminCommand {
 
     /// What is wrong with its form.
     fn malformed(&self) -> Option<String> {
-        let reason = self.reason.trim();
-        if reason.is_empty() {
-            return Some("the reason is empty: say why, in one line".to_owned());
-        }
-        if self.reason.len() > REASON_BYTES_MAX {
-            let found = self.reason.len();
-            return Some(format!(
-                "the reason has {found} bytes, at most {REASON_BYTES_MAX}"
-            ));
-        }
-        if self.reason.chars().any(char::is_control) {
-            return Some("the reason has control characters: write it in one line".to_owned());
+        if let Some(why) = malformed_reason(&self.reason) {
+            return Some(why);
         }
         match &self.change {
             Change::Apply { items } | Change::Stage { items, .. } if items.len() > ITEMS_MAX => {
@@ -342,6 +334,22 @@ impl AdminCommand {
             _ => None,
         }
     }
+}
+
+/// What is wrong with a reason.
+#[must_use]
+pub fn malformed_reason(reason: &str) -> Option<String> {
+    if reason.trim().is_empty() {
+        return Some("the reason is empty: say why, in one line".to_owned());
+    }
+    if reason.len() > REASON_BYTES_MAX {
+        let found = reason.len();
+        return Some(format!(
+            "the reason has {found} bytes, at most {REASON_BYTES_MAX}"
+        ));
+    }
+    let is_one_line = !reason.chars().any(char::is_control);
+    (!is_one_line).then(|| "the reason has control characters: write it in one line".to_owned())
 }
 
 pub(crate) fn apply(ledger: &mut Ledger, command: &AdminCommand) -> AdminReply {

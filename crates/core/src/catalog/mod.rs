@@ -29,6 +29,7 @@ pub use problem::{PROBLEMS_MAX, Problem};
 pub use records::{CatalogKey, CatalogMeta, CatalogRecord};
 
 use crate::account::{AccountId, AccountParts, Name, Per, Subject};
+use crate::admin::Item;
 use crate::admin::replies::Replies;
 use crate::admin::staging::Staging;
 use crate::command::UsageLine;
@@ -68,6 +69,8 @@ pub struct Catalog {
     pub(crate) replies: Replies,
     index: Index,
     changes: ChangeLog,
+    /// What the whole catalog counts, where this is a part of it for a trial.
+    whole: Option<[usize; 4]>,
 }
 
 impl Catalog {
@@ -94,6 +97,60 @@ impl Catalog {
             replies: Replies::new(records::KIND_REPLY),
             index: Index::default(),
             changes: ChangeLog::default(),
+            whole: None,
+        }
+    }
+
+    /// An empty catalog that answers [`Self::sizes`] and [`Self::revision`] like this one.
+    pub(crate) fn bare_copy(&self) -> Self {
+        Self {
+            meta: self.meta.clone(),
+            whole: Some(self.sizes()),
+            ..Self::new(self.revision().incarnation)
+        }
+    }
+
+    /// Copies what an item is judged by: the records it would change and those it names.
+    pub(crate) fn copy_named(&self, item: &Item, into: &mut Self) {
+        match item {
+            Item::Plan { id, .. } => self.copy_plan(id, into),
+            Item::Customer { id } => self.copy_customer(id, into),
+            Item::License {
+                id, customer, plan, ..
+            } => {
+                self.copy_license(id, into);
+                self.copy_customer(customer, into);
+                self.copy_plan(plan, into);
+            }
+            Item::Key { id, license, .. } => {
+                self.copy_license(license, into);
+                if let Some(key) = self.keys.get(id) {
+                    into.put_key(key.clone());
+                }
+            }
+        }
+    }
+
+    fn copy_plan(&self, id: &Name, into: &mut Self) {
+        if into.newest_plan(id.as_str()).is_some() {
+            return;
+        }
+        let versions = self.plans.range((id.clone(), 0)..=(id.clone(), u32::MAX));
+        for (key, plan) in versions {
+            into.index.add_plan(plan);
+            into.plans.put(key.clone(), Arc::clone(plan));
+        }
+    }
+
+    fn copy_customer(&self, id: &Name, into: &mut Self) {
+        if let Some(customer) = self.customers.get(id) {
+            into.put_customer(customer.clone());
+        }
+    }
+
+    fn copy_license(&self, id: &Name, into: &mut Self) {
+        if let Some(license) = self.licenses.get(id) {
+            into.put_license(license.clone());
         }
     }
 
@@ -320,12 +377,12 @@ impl Catalog {
 
     /// How many plan versions, customers, licences and keys there are.
     pub(crate) fn sizes(&self) -> [usize; 4] {
-        [
+        self.whole.unwrap_or([
             self.plans.len(),
             self.customers.len(),
             self.licenses.len(),
             self.keys.len(),
-        ]
+        ])
     }
 
     /// The newest version of a plan that has a limit of a name, and that limit.

@@ -151,6 +151,15 @@ impl Ledger {
         }
     }
 
+    /// A ledger of the same moment that holds nothing, with a catalog that still counts what it left out.
+    pub(crate) fn bare_copy(&self) -> Self {
+        Self {
+            meta: self.meta.clone(),
+            catalog: self.catalog.bare_copy(),
+            ..Self::new(self.meta.incarnation)
+        }
+    }
+
     /// Applies one log entry; one reply per command, in order.
     pub fn apply(&mut self, index: u64, entry: &Entry) -> Vec<Reply> {
         self.begin(index, entry.time);

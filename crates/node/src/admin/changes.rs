@@ -18,19 +18,25 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
 use tollgate_core::account::{Environment, Name};
-use tollgate_core::admin::{self, AdminCommand, AdminReply, Change, Item};
+use tollgate_core::admin::{self, AdminCommand, AdminReply, Change, Item, Trial};
 use tollgate_core::audit::AuditEntry;
 use tollgate_core::command::{Command, Reply};
 use tollgate_core::credential;
 use tollgate_core::file::CatalogFile;
+use tollgate_core::hex;
 use tollgate_core::ids::{Revision, Slot};
-use tollgate_core::ledger::Ledger;
 
 /// How long a change is proposed again while its fate is unknown, in ms.
 const CHANGE_DEADLINE_MS: u64 = 12_000;
 
 /// Pause before it is proposed again.
 const CHANGE_PAUSE: Duration = Duration::from_millis(100);
+
+/// Records looked up for a dry run while the replica's lock is held.
+const COPIED_AT_ONCE: usize = 256;
+
+/// How often a dry run begins anew because the catalog changed meanwhile.
+const TRIALS_MAX: usize = 5;
 
 /// Public ids drawn for one key before it is given up: two are equal once in 2^59.
 const DRAWS_MAX: usize = 3;
@@ -62,6 +68,9 @@ impl About {
         let reason = reason.or(text("x-tollgate-reason")?).ok_or_else(|| {
             Refused::malformed("no reason: say why in `reason` or the header X-Tollgate-Reason; the audit log keeps it")
         })?;
+        if let Some(why) = admin::malformed_reason(&reason) {
+            return Err(Refused::malformed(why));
+        }
         let idempotency_key = match text("idempotency-key")? {
             Some(key) => Name::new(&key)
                 .map_err(|error| Refused::malformed(format!("the Idempotency-Key {error}")))?,
@@ -98,8 +107,7 @@ impl About {
 
 fn random_name() -> Result<Name, Refused> {
     let bytes = random::<16>()?;
-    let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    Name::new(&text).map_err(|error| Refused::internal(error.to_string()))
+    Name::new(&hex::encode(&bytes)).map_err(|error| Refused::internal(error.to_string()))
 }
 
 fn random<const N: usize>() -> Result<[u8; N], Refused> {
@@ -181,12 +189,11 @@ pub(super) async fn apply(
         .validate()
         .map_err(|problems| Refused::invalid(&problems))?;
     let items = checked.into_items(|sha256| view.pepper.mac(sha256));
-    let commands = commands(&about, items)?;
     if query.dry_run {
-        return dry_run(view, commands).await.map(Json);
+        return dry_run(&view, about, items).await.map(Json);
     }
     let mut last = None;
-    for command in commands {
+    for command in commands(&about, items)? {
         let staging = matches!(command.change, Change::Stage { .. });
         match settle(&view, command).await? {
             AdminReply::Staged { .. } if staging => {}
@@ -230,31 +237,40 @@ fn commands(about: &About, items: Vec<Item>) -> Result<Vec<AdminCommand>, Refuse
     Ok(staged.chain([about.command(commit)]).collect())
 }
 
-/// What commands would change, tried on a copy of the replica.
-async fn dry_run(view: Arc<View>, commands: Vec<AdminCommand>) -> Result<Value, Refused> {
-    let tried = tokio::task::spawn_blocking(move || {
-        let mut copy = Ledger::clone(&view.ledger.read());
-        copy.begin(copy.index().saturating_add(1), copy.time());
-        let mut last = None;
-        for command in commands {
-            match copy.apply_command(&Command::Admin(Box::new(command))) {
-                Reply::Admin(reply) => match *reply {
-                    AdminReply::Staged { .. } => {}
-                    reply => last = Some(judged(reply)?),
-                },
-                other => return Err(Refused::internal(format!("the ledger answered {other:?}"))),
-            }
-        }
-        let (_, changed) = last.unwrap_or_default();
-        let diff: Vec<Value> = copy.take_audit().iter().map(difference).collect();
-        let revision = view.ledger.read().catalog().revision();
-        Ok(json!({
+/// What some records would change, tried beside the replica.
+async fn dry_run(view: &View, about: About, items: Vec<Item>) -> Result<Value, Refused> {
+    for _ in 0..TRIALS_MAX {
+        let Some(trial) = gather(view, &items).await else {
+            continue;
+        };
+        let revision = trial.revision();
+        let judging =
+            move || trial.judge(about.principal, about.reason, about.base_revision, &items);
+        let (reply, audit) = tokio::task::spawn_blocking(judging)
+            .await
+            .map_err(|error| Refused::internal(error.to_string()))?;
+        let (_, changed) = judged(reply)?;
+        let diff: Vec<Value> = audit.iter().map(difference).collect();
+        return Ok(json!({
             "dry_run": true, "revision": revision.to_string(), "changed": changed, "diff": diff,
-        }))
-    });
-    tried
-        .await
-        .map_err(|error| Refused::internal(error.to_string()))?
+        }));
+    }
+    Err(Refused::unavailable(
+        "the catalog changed while the file was compared with it: repeat the request",
+    ))
+}
+
+/// Copies what the records name, some at a time: the replica is never held still for long. `None` when the catalog
+/// changed meanwhile.
+async fn gather(view: &View, items: &[Item]) -> Option<Trial> {
+    let mut trial = Trial::new(&view.ledger.read());
+    for some in items.chunks(COPIED_AT_ONCE) {
+        if !trial.copy_named(&view.ledger.read(), some) {
+            return None;
+        }
+        tokio::task::yield_now().await;
+    }
+    Some(trial)
 }
 
 fn difference(entry: &AuditEntry) -> Value {

@@ -109,6 +109,7 @@ fn raft(text: &mut Text, view: &View) {
 
 fn ledger(text: &mut Text, view: &View) {
     let ledger = view.ledger.read();
+    let sizes = ledger.sizes();
     text.gauge(
         "tollgate_ledger_time_ms",
         "Ledger time, ms since 1970.",
@@ -117,12 +118,17 @@ fn ledger(text: &mut Text, view: &View) {
     text.gauge(
         "tollgate_ledger_accounts",
         "Accounts with a row.",
-        ledger.accounts().count() as u64,
+        sizes.accounts as u64,
     );
     text.gauge(
         "tollgate_ledger_sessions",
         "Sessions known.",
-        ledger.sessions().count() as u64,
+        sizes.sessions_known as u64,
+    );
+    text.gauge(
+        "tollgate_suspense_units",
+        "Units in suspense: reported under names the catalog does not know.",
+        ledger.suspense_units(),
     );
     let own = Slot::all().filter(|slot| {
         ledger
@@ -145,7 +151,7 @@ fn ledger(text: &mut Text, view: &View) {
     text.head(
         "tollgate_alarms_total",
         "counter",
-        "Alarms of the ledger since the start, by kind.",
+        "Alarms of the ledger and of the clocks since the start, by kind.",
     );
     for (kind, count) in view.ledger.alarms().all() {
         text.line(

@@ -11,7 +11,7 @@ use tollgate_core::ids::Revision;
 #[derive(Debug)]
 pub(crate) struct Refused {
     status: StatusCode,
-    /// Last part of `type`: stable, for programs.
+    /// Last part of `type`, `/problems/KIND`, as the edge's doors write it: stable, for programs.
     kind: &'static str,
     title: &'static str,
     detail: String,
@@ -93,8 +93,9 @@ impl Refused {
 
     /// A body that is too large.
     pub(crate) fn too_large(limit: usize) -> Self {
-        let detail =
-            format!("the body is larger than {limit} bytes: divide the file and apply the parts");
+        let detail = format!(
+            "the body is larger than {limit} bytes: divide the file and apply the parts, owners before what names them"
+        );
         Self::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             "too-large",
@@ -163,7 +164,7 @@ impl IntoResponse for Refused {
             more,
         } = self;
         let mut body = json!({
-            "type": format!("https://tollgate.dev/problems/{kind}"),
+            "type": format!("/problems/{kind}"),
             "title": title,
             "status": status.as_u16(),
             "detail": detail,

@@ -23,6 +23,7 @@ pub(super) async fn status(State(view): State<Arc<View>>) -> Json<Value> {
     let issuer = &view.issuer_counts;
     let ledger = view.ledger.read();
     let routes: Vec<Route> = Slot::all().map(|slot| ledger.route(slot)).collect();
+    let sizes = ledger.sizes();
     Json(json!({
         "cluster": view.cluster,
         "incarnation": ledger.incarnation(),
@@ -46,18 +47,18 @@ pub(super) async fn status(State(view): State<Arc<View>>) -> Json<Value> {
         "unowned": routes.iter().filter(|route| route.owner.is_none()).count(),
         "routes_index": ledger.routes_index(),
         "sessions": {
-            "open": ledger.sessions().filter(|(_, session)| !session.closed).count(),
-            "known": ledger.sessions().count(),
+            "open": sizes.sessions_open,
+            "known": sizes.sessions_known,
         },
         "edges_connected": load(&issuer.connected),
-        "accounts": ledger.accounts().count(),
+        "accounts": sizes.accounts,
         "issuer": {
             "granted_units": load(&issuer.granted),
             "pooled_units": load(&issuer.pooled),
             "stranded_units": load(&issuer.stranded),
             "recalls": load(&issuer.recalls),
         },
-        "suspense_units": ledger.suspense().fold(0_u64, |sum, (_, units)| sum.saturating_add(units)),
+        "suspense_units": ledger.suspense_units(),
         "alarms": alarms(view.ledger.alarms()),
         "disk": { "path": view.data_dir, "free_bytes": free, "total_bytes": total },
     }))

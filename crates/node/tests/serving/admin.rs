@@ -22,6 +22,11 @@ async fn a_file_is_applied_whole_once_and_against_the_revision_it_was_made_for()
         "a dry run changes nothing"
     );
 
+    let mut wrong = body.clone();
+    wrong["file"]["license"][0]["plan"] = json!("none");
+    let (status, problem) = cluster.post(dry, &[], &wrong).await;
+    assert_eq!(status, 422, "{problem}");
+
     let once = [("idempotency-key", "one")];
     let (status, done) = cluster.post("/admin/v1/apply", &once, &body).await;
     assert_eq!((status, &done["changed"]), (200, &json!(3)), "{done}");
@@ -43,6 +48,16 @@ async fn a_file_is_applied_whole_once_and_against_the_revision_it_was_made_for()
         "{problem}"
     );
     let tag = format!("\"{}\"", done["revision"].as_str().unwrap());
+    let (status, shown) = cluster.post(dry, &[("if-match", &tag)], &other).await;
+    assert_eq!((status, &shown["changed"]), (200, &json!(1)), "{shown}");
+    assert_eq!(
+        shown["diff"][0]["resource"],
+        json!("plan/free@2"),
+        "what stands is compared with"
+    );
+    assert_eq!(shown["diff"][0]["before"]["limits"][0]["quota"], json!(20));
+    let (status, problem) = cluster.post(dry, &old, &other).await;
+    assert_eq!(status, 412, "{problem}");
     let (status, _) = cluster
         .post("/admin/v1/apply", &[("if-match", &tag)], &other)
         .await;
@@ -138,6 +153,18 @@ async fn requests_that_cannot_be_are_refused_with_words() {
     assert_eq!(status, 400, "{problem}");
     let (status, problem) = ask("GET", "/admin/v1/nothing", None).await;
     assert_eq!((status, &problem["status"]), (404, &json!(404)));
+    assert_eq!(problem["type"], json!("/problems/not-found"));
+    let long = json!({ "file": catalog(20), "reason": "x".repeat(70_000) });
+    for path in ["/admin/v1/apply", "/admin/v1/apply?dry_run=true"] {
+        let (status, problem) = cluster.post(path, &[], &long).await;
+        assert_eq!(status, 400, "{problem}");
+        assert!(
+            problem
+                .to_string()
+                .contains("the reason has 70000 bytes, at most 512"),
+            "{problem}"
+        );
+    }
     let (status, problem) = ask("DELETE", "/admin/v1/keys", None).await;
     assert_eq!((status, &problem["status"]), (405, &json!(405)));
     let (status, problem) = ask("GET", "/admin/v1/accounts?limit=0", None).await;

@@ -75,7 +75,43 @@ async fn a_key_resolves_with_units_in_one_round_trip_and_its_use_settles_once() 
     );
     let usage = cluster.get("/admin/v1/usage?customer=acme").await;
     assert_eq!(usage["usage"][0]["units"], json!(3), "{usage}");
-    assert_eq!(edge.close_session(1).await, settled);
+    let rows = cluster.get("/admin/v1/accounts?customer=acme").await;
+    assert_eq!(rows["accounts"][0]["settled"], json!(3), "{rows}");
+    let rows = cluster.get("/admin/v1/accounts?customer=acm").await;
+    assert_eq!(
+        rows["accounts"],
+        json!([]),
+        "a name that begins alike is another"
+    );
+
+    let body = json!({ "license": "acme-free", "reason": "a test" });
+    let (_, made) = cluster.post("/admin/v1/keys", &[], &body).await;
+    let second = made["key"].as_str().unwrap();
+    let last_seq = tollgate_core::ids::Seq(2);
+    let settled = ReportReply::Settled { last_seq };
+    let report = edge.report(2, second, &account, 2);
+    assert_eq!(edge.send_report(&report).await, settled);
+    let mut units = std::collections::BTreeMap::new();
+    let mut path = "/admin/v1/usage?limit=1".to_owned();
+    loop {
+        let page = cluster.get(&path).await;
+        for row in page["usage"].as_array().unwrap() {
+            let key = row["key"].as_str().unwrap().to_owned();
+            units.insert(key, row["units"].clone());
+        }
+        assert!(page["usage"].as_array().unwrap().len() <= 1, "{page}");
+        match page["next"].as_str() {
+            Some(next) => path = format!("/admin/v1/usage?limit=1&after={next}"),
+            None => break,
+        }
+    }
+    let expected = [(key, json!(3)), (second.to_owned(), json!(2))];
+    assert_eq!(units, expected.into());
+    for nothing in ["license=none", "customer=none", "after=acme-free"] {
+        let page = cluster.get(&format!("/admin/v1/usage?{nothing}")).await;
+        assert_eq!(page, json!({ "usage": [], "next": null }), "{nothing}");
+    }
+    assert_eq!(edge.close_session(2).await, settled);
     cluster.stop().await;
 }
 

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use std::path::Path;
 use tollgate_core::file::CatalogFile;
 
-/// Largest catalog file that is read, in bytes; a node takes a megabyte at once.
-const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// Largest catalog file that is read, and largest request it may make, in bytes: what a node takes.
+const FILE_BYTES_MAX: usize = tollgate_node::admin::BODY_BYTES_MAX;
 
 /// Rows asked for at once.
 const PAGE: usize = 1000;
@@ -21,6 +21,14 @@ pub async fn apply(format: Format, args: &Apply) -> Result<(), Failure> {
     let file = read(&args.file)?;
     let client = AdminClient::from_args(&args.admin).await?;
     let body = json!({ "file": file, "reason": args.change.reason });
+    let bytes = body.to_string().len();
+    if bytes > FILE_BYTES_MAX {
+        return Err(Failure::usage(format!(
+            "{}: it makes a request of {bytes} bytes, expected at most {FILE_BYTES_MAX}: divide it and apply the \
+             parts, owners before what names them",
+            args.file.display()
+        )));
+    }
     let progress = Progress::new(format, "applying", Some(1));
     let done: Result<Value, Failure> = if args.dry_run {
         client.try_out("/admin/v1/apply?dry_run=true", &body).await
@@ -48,9 +56,10 @@ pub async fn apply(format: Format, args: &Apply) -> Result<(), Failure> {
 fn read(path: &Path) -> Result<CatalogFile, Failure> {
     let wrong = |e: &dyn std::fmt::Display| Failure::usage(format!("{}: {e}", path.display()));
     let bytes = std::fs::metadata(path).map_err(|e| wrong(&e))?.len();
-    if bytes > FILE_BYTES_MAX {
+    if bytes > FILE_BYTES_MAX as u64 {
         return Err(wrong(&format!(
-            "{bytes} bytes, expected at most {FILE_BYTES_MAX}: divide it"
+            "{bytes} bytes, expected at most {FILE_BYTES_MAX}: divide it and apply the parts, owners before what \
+             names them"
         )));
     }
     let text = std::fs::read_to_string(path).map_err(|e| wrong(&e))?;
