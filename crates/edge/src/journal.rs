@@ -380,8 +380,9 @@ impl Journal {
         Ok(())
     }
 
-    /// Puts the file aside as `PATH.lost-SESSION` and begins an empty one, keeping only the start number:
-    /// reports whose fate is unknown are kept for people, never sent under another session.
+    /// Puts the file aside as `PATH.lost-SESSION`, with a number where that is taken, and begins an empty one,
+    /// keeping only the start number: reports whose fate is unknown are kept for people, never sent under
+    /// another session.
     ///
     /// # Errors
     /// As [`Journal::append`].
@@ -390,7 +391,13 @@ impl Journal {
             .kept
             .session
             .map_or(SessionId(0), |(session, _)| session);
-        let aside = with_suffix(&self.path, &format!(".lost-{session}"));
+        // The lock is ours, so no other process takes the name between the look and the rename.
+        let mut aside = with_suffix(&self.path, &format!(".lost-{session}"));
+        let mut number = 1_u64;
+        while aside.try_exists().map_err(|source| self.failed(source))? {
+            number += 1;
+            aside = with_suffix(&self.path, &format!(".lost-{session}-{number}"));
+        }
         std::fs::rename(&self.path, &aside).map_err(|source| self.failed(source))?;
         self.kept = Kept {
             nonce: self.kept.nonce,

@@ -247,3 +247,21 @@ fn a_session_that_was_lost_is_put_aside_and_not_forgotten() {
     assert_eq!(open(&folder).unwrap().kept().nonce, Nonce(4));
     assert!(std::fs::metadata(aside).unwrap().len() > 0);
 }
+
+#[test]
+fn what_was_put_aside_stays_when_more_is_put_aside() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut journal = open(&folder).unwrap();
+    let mut asides = Vec::new();
+    for number in 1..=3 {
+        // No session was opened: all three would have the same name.
+        journal
+            .append(&[JournalEntry::Start(Nonce(number)), report(number)])
+            .unwrap();
+        let written = std::fs::read(journal.path()).unwrap();
+        asides.push((journal.put_aside().unwrap(), written));
+    }
+    for (aside, written) in asides {
+        assert_eq!(std::fs::read(aside).unwrap(), written);
+    }
+}
