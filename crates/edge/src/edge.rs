@@ -13,7 +13,7 @@ use crate::driver::{ASKS_MAX, Ask, Driver, EVENTS_MAX, Inputs, Wake};
 use crate::journal::{Journal, JournalEntry, JournalError};
 use crate::link::{Introduction, Link};
 use crate::principal::Purse;
-use crate::status::{Left, Status};
+use crate::status::{Left, SessionState, Status};
 use crate::view::{Answer, Cold, Mode, View};
 use std::fmt;
 use std::sync::Arc;
@@ -348,6 +348,20 @@ impl Edge {
         status.stale_ms = self.view.stale_ms(now);
         status.ready = self.view.is_ready(now);
         status
+    }
+
+    /// Waits until this edge has stopped for good and says why, and what to do; for ever while it has not, and
+    /// when it is closed. It then refuses every check as `unavailable`: whoever runs it should end it.
+    pub async fn failed(&self) -> String {
+        let mut status = self.status.clone();
+        let failed = |status: &Status| matches!(status.session, SessionState::Failed(_));
+        if let Ok(status) = status.wait_for(failed).await
+            && let SessionState::Failed(reason) = &status.session
+        {
+            return reason.clone();
+        }
+        // Nothing is published any more: it was closed.
+        std::future::pending().await
     }
 
     /// Stops checks, hands in every unit, reports all use, ends the session; at most for `deadline`.

@@ -156,13 +156,8 @@ async fn a_fenced_edge_without_a_journal_stops_and_says_why() {
         panic!()
     };
     world.state().fence(session);
-    until("stopped", || {
-        matches!(edge.status().session, SessionState::Failed(_))
-    })
-    .await;
-    let SessionState::Failed(why) = edge.status().session else {
-        panic!()
-    };
+    let why = tokio::time::timeout(DEADLINE, edge.failed()).await.unwrap();
+    assert_eq!(edge.status().session, SessionState::Failed(why.clone()));
     assert!(
         why.starts_with("fenced: another process opened session"),
         "{why}"

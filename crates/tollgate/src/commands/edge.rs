@@ -1,4 +1,4 @@
-//! `tollgate edge`: an edge behind its HTTP door, until SIGTERM.
+//! `tollgate edge`: an edge behind its HTTP door, until SIGTERM or until it stops for good.
 
 use crate::args::Config;
 use crate::output::Failure;
@@ -24,14 +24,27 @@ struct EdgeFile {
 /// Runs the command.
 ///
 /// # Errors
-/// [`Failure`] when the file is wrong, nothing can be opened, or use was left unreported at the end.
+/// [`Failure`] when the file is wrong, nothing can be opened, the edge stopped for good (fenced, its journal
+/// broken), or use was left unreported at the end.
 pub async fn run(args: &Config) -> Result<(), Failure> {
     let file = load(&args.config)?;
     let edge = Edge::connect(file.edge).await.map_err(Failure::failed)?;
-    tollgate_gateway::serve(edge.clone(), &file.http, super::terminated()?)
+    let mut failure = None;
+    let terminated = super::terminated()?;
+    let ended = async {
+        tokio::select! {
+            () = terminated => {}
+            // Refusing every check behind an open door helps nobody: a supervisor may start it again.
+            reason = edge.failed() => failure = Some(reason),
+        }
+    };
+    tollgate_gateway::serve(edge.clone(), &file.http, ended)
         .await
         .map_err(Failure::failed)?;
     let left = edge.close(CLOSE_DEADLINE).await;
+    if let Some(reason) = failure {
+        return Err(Failure::failed(format!("stopped for good: {reason}")));
+    }
     if left.is_nothing() {
         tracing::info!("ended: units surrendered, use reported, session closed");
         Ok(())
