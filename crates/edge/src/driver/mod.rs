@@ -365,6 +365,8 @@ impl Driver {
                 self.handle_output(output);
             }
             self.pump_reports(now);
+        } else if self.session.is_opening() {
+            self.keep_use(now);
         }
         self.pump_closing(now);
     }

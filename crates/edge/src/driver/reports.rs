@@ -8,6 +8,7 @@ use super::writer::{Step, Writer};
 use super::{Driver, Mono};
 use crate::journal::{Journal, JournalError, entries_of};
 use std::collections::BTreeMap;
+use std::time::Duration;
 use tollgate_core::account::AccountId;
 use tollgate_core::command::ReportReply;
 use tollgate_core::ids::{NodeId, Seq, Units};
@@ -90,6 +91,10 @@ impl Reports {
     }
 }
 
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 impl Driver {
     /// Hands what was used since the last call to the reporter.
     pub(super) fn collect(&mut self, now: Mono) {
@@ -115,9 +120,13 @@ impl Driver {
             .collect(now, &self.view.counts, |line| reporter.add_usage(now, line));
     }
 
+    /// While a session is being opened: units that are held are spent, so their use is written down. It is
+    /// sealed only under a session that is known to stand.
+    pub(super) fn keep_use(&mut self, now: Mono) {
+        self.pump_journal(now);
+    }
+
     pub(super) fn pump_reports(&mut self, now: Mono) {
-        let ms =
-            |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         let spacing_ms = if self.closing.is_some() {
             0
         } else {
@@ -132,8 +141,7 @@ impl Driver {
         };
         // As many as may be unacknowledged: what one report cannot hold does not wait for another second.
         while is_due(reporter) && reporter.seal() {}
-        // Written twice as often as use may be lost: the time a write takes is part of that.
-        self.pump_journal(now, ms(self.config.journal_interval) / 2);
+        self.pump_journal(now);
         if now < self.reports.not_before {
             return;
         }
@@ -156,12 +164,14 @@ impl Driver {
     }
 
     /// Sealed reports to the journal, and the use that is in none.
-    fn pump_journal(&mut self, now: Mono, interval_ms: u64) {
+    fn pump_journal(&mut self, now: Mono) {
         let Some(reporter) = &mut self.reports.reporter else {
             return;
         };
         let mut records: Vec<JournalRecord> =
             std::iter::from_fn(|| reporter.poll_journal()).collect();
+        // Written twice as often as use may be lost: the time a write takes is part of that.
+        let interval_ms = ms(self.config.journal_interval) / 2;
         let due = now.since_ms(self.reports.checkpointed_at) >= interval_ms;
         if due && self.reports.writer.has_room() {
             self.reports.checkpointed_at = now;

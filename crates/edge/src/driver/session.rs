@@ -6,7 +6,7 @@
 
 use super::writer::{Step, Ticket};
 use super::{Driver, Mono, Stream};
-use crate::journal::{JournalEntry, Kept};
+use crate::journal::{JournalEntry, Kept, entries_of};
 use crate::status::SessionState;
 use tollgate_core::command::OpenSessionReply;
 use tollgate_core::ids::{Boot, Incarnation, NodeId, Nonce, SessionId};
@@ -242,8 +242,14 @@ impl Driver {
                 let reporter = Reporter::resume(now, session, boot, last_seq, records)?;
                 self.reports.reporter = Some(reporter);
             }
-            (None, _, _) => {
-                self.reports.reporter = Some(Reporter::new(session, boot, journal));
+            (None, kept, _) => {
+                let mut reporter = Reporter::new(session, boot, journal);
+                // Written after the session before it was lost: in no report of any session.
+                let unreported = kept.filter(|kept| kept.session.is_none());
+                if let Some((_, spent, usage)) = unreported.and_then(|kept| kept.checkpoint) {
+                    reporter.add_lines(now, &(spent, usage));
+                }
+                self.reports.reporter = Some(reporter);
             }
             (Some(reporter), _, true) => reporter.handle_new_boot(boot),
             (Some(reporter), _, false) => {
@@ -261,7 +267,15 @@ impl Driver {
                 session,
                 incarnation,
             };
-            self.reports.writer.push([Step::Append(entry)]);
+            // What was written before counts for the session before: it is written anew.
+            let checkpoint = self
+                .reports
+                .reporter
+                .as_ref()
+                .and_then(Reporter::checkpoint);
+            let entries = checkpoint.into_iter().flat_map(entries_of);
+            let entries = std::iter::once(entry).chain(entries);
+            self.reports.writer.push(entries.map(Step::Append));
         }
         self.lessee.handle_new_boot(now, boot);
         self.introduce(self.session.incarnation, Some(boot));

@@ -110,6 +110,91 @@ async fn a_restart_with_a_journal_goes_on_with_the_session_and_bills_what_it_had
     assert!(new > session, "a closed session is not gone on with");
 }
 
+/// Units that a crash at this moment would find in the last checkpoint, in a copy of the journal.
+fn checkpointed(world: &World, copy: &std::path::Path) -> u64 {
+    std::fs::copy(world.journal(), copy).unwrap();
+    let journal = tollgate_edge::internals::Journal::open(
+        copy,
+        &crate::world::name("c"),
+        &crate::world::name("e"),
+    );
+    let checkpoint = journal.unwrap().kept().checkpoint.clone();
+    let spent = checkpoint.map(|(_, spent, _)| spent).unwrap_or_default();
+    spent.iter().map(|line| line.leased).sum()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn use_is_written_down_while_a_session_is_being_opened_again() {
+    let world = World::with_nodes(1);
+    let key = world
+        .state()
+        .add_customer("acme", &[limit("daily", Per::Customer, 100_000)]);
+    let mut config = world.config("e");
+    config.journal = Some(world.journal());
+    let edge = ready(config.clone()).await;
+    allow(&edge, &key, 40).await;
+    until("asked ahead", || edge.status().held >= 20).await;
+    world.until("settled", |state| state.used() == 40).await;
+    let SessionState::Open { session, .. } = edge.status().session else {
+        panic!()
+    };
+    world.state().refuse_sessions = true;
+    world.state().fence(session);
+    // Use that is reported tells it.
+    for _ in 0..2 {
+        assert!(edge.check(&CheckRequest::new(&key)).is_allowed());
+        until("opening", || edge.status().session == SessionState::Opening).await;
+    }
+    let before = edge.status().held;
+    assert!(before >= 10, "{before}");
+    for _ in 0..10 {
+        assert!(edge.check(&CheckRequest::new(&key)).is_allowed());
+    }
+    let crashed = world.home.path().join("crashed");
+    until("written", || checkpointed(&world, &crashed) >= 10).await;
+    world.state().refuse_sessions = false;
+    let left = edge.close(DEADLINE).await;
+    assert!(left.is_nothing(), "{left:?}");
+    assert_eq!(world.state().used(), 52);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn use_written_after_a_session_was_lost_is_reported_in_the_next_one() {
+    use tollgate_core::command::SpentLine;
+    use tollgate_core::ids::{Nonce, Seq};
+    use tollgate_edge::internals::{Journal, JournalEntry};
+    let world = World::with_nodes(1);
+    world
+        .state()
+        .add_customer("acme", &[limit("daily", Per::Customer, 100)]);
+    let account = "live/acme/-/customer/daily/open";
+    let line = SpentLine {
+        account: tollgate_core::account::AccountId::parse(account).unwrap(),
+        leased: 0,
+        unleased: 9,
+    };
+    // As a crash leaves it that comes before the new session is open.
+    let name = crate::world::name;
+    let mut journal = Journal::open(&world.journal(), &name("c"), &name("e")).unwrap();
+    let checkpoint = JournalEntry::Checkpoint {
+        seq: Seq(7),
+        part: 0,
+        parts: 1,
+        spent: vec![line],
+        usage: Vec::new(),
+    };
+    journal
+        .append(&[JournalEntry::Start(Nonce(3)), checkpoint])
+        .unwrap();
+    drop(journal);
+    let mut config = world.config("e");
+    config.journal = Some(world.journal());
+    let edge = ready(config).await;
+    world.until("settled", |state| state.sums().0 == 9).await;
+    let left = edge.close(DEADLINE).await;
+    assert!(left.is_nothing(), "{left:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_checkpoint_of_a_crashed_edge_becomes_its_next_report() {
     let world = World::with_nodes(1);
@@ -123,17 +208,7 @@ async fn a_checkpoint_of_a_crashed_edge_becomes_its_next_report() {
     let first = ready(config.clone()).await;
     allow(&first, &key, 6).await;
     let crashed = world.home.path().join("crashed");
-    until("checkpoint", || {
-        std::fs::copy(world.journal(), &crashed).unwrap();
-        let kept = tollgate_edge::internals::Journal::open(
-            &crashed,
-            &crate::world::name("c"),
-            &crate::world::name("e"),
-        );
-        let spent = kept.unwrap().kept().checkpoint.clone();
-        spent.is_some_and(|(_, spent, _)| spent.iter().map(|line| line.leased).sum::<u64>() == 6)
-    })
-    .await;
+    until("checkpoint", || checkpointed(&world, &crashed) == 6).await;
     assert_eq!(world.state().asked.reports, 0);
     // The process is gone with all it had in memory; its disk is what was copied.
     config.journal = Some(crashed);

@@ -76,6 +76,8 @@ pub(crate) struct State {
     held: VecDeque<(NodeId, Command)>,
     /// Reports are applied, but their answers are lost.
     pub(crate) lose_report_answers: bool,
+    /// Nobody opens a session.
+    pub(crate) refuse_sessions: bool,
     keys: u32,
     questions: BTreeSet<(Boot, u64)>,
 }
@@ -123,6 +125,7 @@ impl World {
             hold_positions: false,
             held: VecDeque::new(),
             lose_report_answers: false,
+            refuse_sessions: false,
             keys: 0,
             questions: BTreeSet::new(),
         };
@@ -524,6 +527,7 @@ impl State {
                 self.greet(id, contact, &hello);
                 None
             }
+            EdgeMessage::OpenSession { .. } if self.refuse_sessions => None,
             EdgeMessage::OpenSession { session, nonce } => {
                 let identity = self.nodes[&id].contacts[&contact].identity.clone();
                 let incarnation = self.ledger.incarnation();
