@@ -303,12 +303,15 @@ impl Proposer {
         let mut entries = Vec::new();
         let time = (self.hooks.time)();
         while entries.len() < ROUND_ENTRIES_MAX {
-            let jobs = take_entry(held, |_| true, ENTRY_BYTES_MAX - ENTRY_OVERHEAD);
+            let mut jobs = take_entry(held, |_| true, ENTRY_BYTES_MAX - ENTRY_OVERHEAD);
             if jobs.is_empty() {
                 break;
             }
-            let commands = jobs.iter().map(|job| job.command.clone()).collect();
-            match codec::encode(&machine::Batch { time, commands }) {
+            let commands = take_commands(&mut jobs);
+            let batch = machine::Batch { time, commands };
+            let encoded = codec::encode(&batch);
+            put_back(&mut jobs, batch.commands);
+            match encoded {
                 Ok(bytes) => {
                     entries.push(Batch::from(bytes));
                     rounds.push_back(jobs);
@@ -350,12 +353,16 @@ impl Proposer {
 
     /// Sends one round from the front of `held` to the leader.
     async fn forward(&self, held: &mut VecDeque<Job>, leader: &Peer) -> Option<String> {
-        let jobs = take_entry(held, |job| !job.forwarded, FORWARD_BYTES_MAX);
+        let mut jobs = take_entry(held, |job| !job.forwarded, FORWARD_BYTES_MAX);
         if jobs.is_empty() {
             return (!held.is_empty()).then(|| format!("node {} leads", leader.node));
         }
-        let commands = jobs.iter().map(|job| job.command.clone()).collect();
-        let payload = match message::encode(&Call::Forward(commands)) {
+        let call = Call::Forward(take_commands(&mut jobs));
+        let encoded = message::encode(&call);
+        if let Call::Forward(commands) = call {
+            put_back(&mut jobs, commands);
+        }
+        let payload = match encoded {
             Ok(payload) => payload,
             Err(words) => {
                 fail(jobs, &ProposeError::NotTaken(words));
@@ -450,6 +457,20 @@ fn answer(jobs: Vec<Job>, replies: &Replies) {
             fail(jobs, &unknown(&words));
         }
         Err(error) => fail(jobs, &unknown(&error)),
+    }
+}
+
+/// Lends the commands out of their jobs to be encoded, which spares a copy of each; [`put_back`] ends it.
+fn take_commands(jobs: &mut [Job]) -> Vec<ByteBuf> {
+    jobs.iter_mut()
+        .map(|job| std::mem::take(&mut job.command))
+        .collect()
+}
+
+/// Gives commands back to the jobs they were taken from, which may have to be sent again.
+fn put_back(jobs: &mut [Job], commands: Vec<ByteBuf>) {
+    for (job, command) in jobs.iter_mut().zip(commands) {
+        job.command = command;
     }
 }
 

@@ -8,7 +8,7 @@
 //! the old state or the new one.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
@@ -29,6 +29,13 @@ const PACK_BYTES: usize = 48 * 1024;
 
 /// Records removed in one go, of purged log or of a former generation.
 const REMOVE_SLICE: usize = 1000;
+
+/// For each second that a checkpoint took, so many pass before the next one begins: under load the same records
+/// change again and again, and writing each of them every time took more of the processor than all commands did.
+const PAUSE_FACTOR: u32 = 15;
+
+/// Longest pause between two checkpoints, whatever the last one took: what a restart has to replay.
+const PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// Key of the checkpoint record.
 pub(crate) const KEY_CHECKPOINT: &[u8] = b"c";
@@ -308,21 +315,33 @@ pub(crate) fn load(
     Ok(Some(checkpoint))
 }
 
-/// The checkpointer's thread: until the store closes or a write fails.
+/// How long the next checkpoint waits for its turn after one that took so long; never shorter than the interval,
+/// which the caller sees to.
+fn pause_after(took: Duration) -> Duration {
+    took.saturating_mul(PAUSE_FACTOR).min(PAUSE_MAX)
+}
+
+/// The checkpointer's thread: until the store closes or a write fails. Looks up every `interval`; a checkpoint is
+/// written then if the last one is long enough ago ([`pause_after`]), and always at the end.
 pub(crate) fn run(
     shared: &Arc<Shared>,
     interval: Duration,
     wake: &crossbeam_channel::Receiver<()>,
 ) {
+    let mut due = Instant::now();
     loop {
         let closing = match wake.recv_timeout(interval) {
             Ok(()) | Err(crossbeam_channel::RecvTimeoutError::Timeout) => false,
             Err(crossbeam_channel::RecvTimeoutError::Disconnected) => true,
         };
-        let step = || -> Result<(), StoreError> {
+        let mut step = || -> Result<(), StoreError> {
             // While a snapshot holds the gate the tree is frozen; the log covers the state meanwhile.
             if let Ok(mut gate) = shared.gate.clone().try_lock_owned() {
-                write(shared, &mut gate)?;
+                let began = Instant::now();
+                if closing || began >= due {
+                    write(shared, &mut gate)?;
+                    due = began + pause_after(began.elapsed());
+                }
                 if gate.leftovers {
                     gate.leftovers = remove_leftovers(shared, gate.current.generation)?;
                 }
@@ -378,4 +397,22 @@ fn remove_purged(shared: &Shared) -> Result<(), StoreError> {
             })?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checkpoints_take_a_small_share_of_the_time_but_never_stay_away() {
+        let ms = Duration::from_millis;
+        assert_eq!(
+            pause_after(ms(0)),
+            ms(0),
+            "an idle store keeps its interval"
+        );
+        assert_eq!(pause_after(ms(100)), ms(1500));
+        assert_eq!(pause_after(ms(60_000)), PAUSE_MAX);
+        assert_eq!(pause_after(Duration::MAX), PAUSE_MAX);
+    }
 }

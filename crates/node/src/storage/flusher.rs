@@ -64,6 +64,8 @@ pub struct FlushCounts {
     pub requests: AtomicU64,
     /// `fdatasync` calls on the store's file that answered them.
     pub syncs: AtomicU64,
+    /// `fdatasync` calls on the mark's file: one after each of those that changed the promise.
+    pub mark_syncs: AtomicU64,
 }
 
 /// Handle of the flusher's thread.
@@ -188,9 +190,13 @@ impl Thread {
             fault::sync_failed(&self.path, &error);
         }
         self.counts.syncs.fetch_add(1, Ordering::Relaxed);
-        if let Err(error) = self.mark.write(promise) {
-            fault::sync_failed(self.mark.path(), &error);
-        }
+        match self.mark.write(promise) {
+            Ok(synced) => self
+                .counts
+                .mark_syncs
+                .fetch_add(synced.into(), Ordering::Relaxed),
+            Err(error) => fault::sync_failed(self.mark.path(), &error),
+        };
         Ok(())
     }
 }

@@ -172,10 +172,10 @@ impl Mark {
         &self.path
     }
 
-    /// Writes a promise and syncs it; nothing is written when it says the same.
-    pub(crate) fn write(&mut self, promise: Promise) -> std::io::Result<()> {
+    /// Writes a promise and syncs it; nothing is written, and `false` answered, when it says the same.
+    pub(crate) fn write(&mut self, promise: Promise) -> std::io::Result<bool> {
         if promise == self.promise {
-            return Ok(());
+            return Ok(false);
         }
         let sequence = self.sequence + 1;
         self.file.write_all_at(
@@ -185,7 +185,7 @@ impl Mark {
         self.file.sync_data()?;
         self.sequence = sequence;
         self.promise = promise;
-        Ok(())
+        Ok(true)
     }
 }
 

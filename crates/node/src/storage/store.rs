@@ -45,7 +45,8 @@ pub struct StoreConfig {
     pub identity: Identity,
     /// Memory for sled's pages, in bytes.
     pub cache_bytes: u64,
-    /// Time between two checkpoints; a restart replays at most this much of the log, and what a crash cut off.
+    /// Least time between two checkpoints; where they take long, more, up to 5 s. A restart replays at most this much
+    /// of the log, and what a crash cut off.
     pub checkpoint_interval: Duration,
     /// Disk kept in reserve for a start on a full disk, in bytes; 0 for none.
     pub ballast_bytes: u64,
