@@ -110,7 +110,7 @@ fn json(body: &Value) -> Result<Bytes, Failure> {
 pub fn draw_key() -> Result<String, Failure> {
     let mut bytes = [0_u8; KEY_BYTES];
     getrandom::fill(&mut bytes).map_err(Failure::failed)?;
-    Ok(crate::output::hex(&bytes))
+    Ok(tollgate_core::hex::encode(&bytes))
 }
 
 impl AdminClient {
@@ -289,11 +289,11 @@ impl AdminClient {
             (true, true) => "\nThe change may have been made or not.",
             (true, false) => "\nThe change was not made.",
         };
-        let tried = tried.join("\n  ");
-        Err(Failure::new(
-            exit,
-            format!("no node answers:\n  {tried}{fate}"),
-        ))
+        let message = match tried.as_slice() {
+            [one] => format!("no answer from {one}{fate}"),
+            all => format!("no node answers:\n  {}{fate}", all.join("\n  ")),
+        };
+        Err(Failure::new(exit, message))
     }
 
     async fn try_at(&self, addr: SocketAddr, asked: &Asked<'_>, left: Duration) -> Tried {

@@ -210,13 +210,13 @@ pub struct Tally {
     pub reasons: BTreeMap<String, u64>,
     /// Checks that were surely not decided.
     pub unsent: u64,
-    /// The first few errors, for people.
+    /// The first few different errors, for people.
     pub errors: Vec<String>,
     /// Time from asking to the answer, in nanoseconds.
     pub latency: Histogram<u64>,
 }
 
-/// Errors kept word for word in a [`Tally`].
+/// Different errors kept word for word in a [`Tally`].
 const ERRORS_KEPT: usize = 5;
 
 impl Tally {
@@ -261,10 +261,15 @@ impl Tally {
                         self.unknown[check.subject] += check.cost;
                     }
                 }
-                if self.errors.len() < ERRORS_KEPT {
-                    self.errors.push(error.to_string());
-                }
+                self.keep(error.to_string());
             }
+        }
+    }
+
+    /// Keeps an error that says something new.
+    fn keep(&mut self, error: String) {
+        if self.errors.len() < ERRORS_KEPT && !self.errors.contains(&error) {
+            self.errors.push(error);
         }
     }
 
@@ -287,8 +292,9 @@ impl Tally {
             *self.reasons.entry(reason.clone()).or_default() += count;
         }
         self.unsent += other.unsent;
-        self.errors.extend(other.errors.iter().cloned());
-        self.errors.truncate(ERRORS_KEPT);
+        for error in &other.errors {
+            self.keep(error.clone());
+        }
         // Both histograms have the same constant bounds, so nothing can be out of range.
         if let Err(e) = self.latency.add(&other.latency) {
             self.errors.push(format!("a latency was left out: {e}"));

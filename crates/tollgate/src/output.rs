@@ -112,10 +112,7 @@ pub fn show<T: Serialize>(
 ) -> Result<(), Failure> {
     match format {
         Format::Json => {
-            println!(
-                "{}",
-                serde_json::to_string_pretty(value).map_err(Failure::failed)?
-            );
+            print(&serde_json::to_string_pretty(value).map_err(Failure::failed)?);
         }
         Format::Table => {
             let text = people(value);
@@ -168,18 +165,6 @@ pub fn duration(ns: u64) -> String {
         1_000_000..1_000_000_000 => format!("{}.{} ms", ns / 1_000_000, ns / 100_000 % 10),
         _ => format!("{}.{:02} s", ns / 1_000_000_000, ns / 10_000_000 % 100),
     }
-}
-
-/// Bytes in lower-case hexadecimal.
-#[must_use]
-pub fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    let mut text = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
 }
 
 /// A command line that a shell takes apart again into these words.

@@ -1,7 +1,7 @@
 //! Wrong files, certificates, ports and names: each ends with the exit code for it and says what was found.
 
 use crate::cluster::Cluster;
-use crate::process::{Exit, run};
+use crate::process::{Exit, run, run_unheard};
 use std::fs;
 use std::net::{TcpListener, UdpSocket};
 
@@ -71,6 +71,24 @@ fn a_wrong_configuration_is_named_and_nothing_is_started() {
 }
 
 #[test]
+fn a_reader_that_has_seen_enough_ends_a_command_quietly() {
+    let cluster = Cluster::elsewhere();
+    for output in ["table", "json"] {
+        let words = [
+            "certs",
+            "--dir",
+            "tls",
+            "--cluster",
+            "demo",
+            "--output",
+            output,
+        ];
+        let said = run_unheard(&cluster.dir(), &words);
+        assert_eq!((said.exit(), said.err()), (Exit::Ok, String::new()));
+    }
+}
+
+#[test]
 fn a_port_in_use_is_named() {
     let cluster = Cluster::elsewhere();
     let dir = cluster.dir();
@@ -125,7 +143,7 @@ fn commands_without_a_cluster_say_so() {
     let ended = |words: &[&str]| run(&dir, words, &env);
 
     ended(&["status"]).fails(Exit::Unavailable, &[&nobody]);
-    ended(&["usage"]).fails(Exit::Unavailable, &["no node answers", &nobody]);
+    ended(&["usage"]).fails(Exit::Unavailable, &["no answer from ", &nobody]);
     let words = ["key", "create", "--license", "x", "--reason", "it's a test"];
     let said = ended(&words);
     said.fails(

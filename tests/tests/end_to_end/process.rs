@@ -97,6 +97,16 @@ pub(crate) fn run(dir: &Path, words: &[&str], env: &[(&str, &str)]) -> Said {
     Said(command.output().unwrap())
 }
 
+/// Runs a command whose standard output nobody reads, as behind `| true`.
+pub(crate) fn run_unheard(dir: &Path, words: &[&str]) -> Said {
+    let mut command = Command::new(PROGRAM);
+    command.args(words).current_dir(dir).stdin(Stdio::null());
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let child = command.stdout(writer).stderr(Stdio::piped()).spawn();
+    Said(child.unwrap().wait_with_output().unwrap())
+}
+
 /// A server or an edge.
 pub(crate) struct Process {
     name: String,

@@ -7,11 +7,12 @@
 use crate::admin_client::AdminClient;
 use crate::args::Audit;
 use crate::host::HostPort;
-use crate::output::{Failure, Format, hex, number, show, table};
+use crate::output::{Failure, Format, number, show, table};
 use serde::Serialize;
 use serde_json::Value;
 use std::str::FromStr;
 use tollgate_core::audit::{AuditEntry, Head, verify_from};
+use tollgate_core::hex;
 
 /// Entries asked for at once.
 const PAGE: usize = 1000;
@@ -58,7 +59,7 @@ pub async fn run(format: Format, command: &Audit) -> Result<(), Failure> {
     for host in &admin.addr {
         let one = client.at_host(host).await?;
         let (seq, hash) = verify(&one, host, anchor.as_ref()).await?;
-        let head = format!("{seq}:{}", hex(&hash));
+        let head = format!("{seq}:{}", hex::encode(&hash));
         let other = verified
             .iter()
             .find(|other| other.entries == seq && other.head != head);
@@ -125,10 +126,10 @@ fn follow(head: Head, entries: &[AuditEntry], anchor: Option<&Anchor>) -> Result
     let new = verify_from(head, entries).map_err(|e| e.to_string())?;
     let anchored = anchor.and_then(|a| Some((a, entries.iter().find(|entry| entry.seq == a.seq)?)));
     match anchored {
-        Some((anchor, entry)) if hex(&entry.hash) != anchor.hash => Err(format!(
+        Some((anchor, entry)) if hex::encode(&entry.hash) != anchor.hash => Err(format!(
             "entry {} has the hash {}, the anchor says {}: the log up to there was replaced",
             anchor.seq,
-            hex(&entry.hash),
+            hex::encode(&entry.hash),
             anchor.hash
         )),
         _ => Ok(new),
@@ -172,7 +173,9 @@ mod tests {
         let head = follow((0, [0; 32]), &entries[..3], None).unwrap();
         let head = follow(head, &entries[3..], None).unwrap();
         assert_eq!(head, entries[4].head());
-        let anchor: Anchor = format!("2:{}", hex(&entries[1].hash)).parse().unwrap();
+        let anchor: Anchor = format!("2:{}", hex::encode(&entries[1].hash))
+            .parse()
+            .unwrap();
         assert!(follow((0, [0; 32]), &entries, Some(&anchor)).is_ok());
 
         let mut forged = entries.clone();
@@ -180,7 +183,9 @@ mod tests {
         let e = follow((0, [0; 32]), &forged, None).unwrap_err();
         assert!(e.contains("entry 4 does not hash"), "{e}");
         // A log that was made anew as a whole holds together, and is not the one that was anchored.
-        let anchor: Anchor = format!("2:{}", hex(&entries[2].hash)).parse().unwrap();
+        let anchor: Anchor = format!("2:{}", hex::encode(&entries[2].hash))
+            .parse()
+            .unwrap();
         let e = follow((0, [0; 32]), &entries, Some(&anchor)).unwrap_err();
         assert!(e.contains("was replaced"), "{e}");
         // Entries travel as JSON.

@@ -103,7 +103,7 @@ fn pepper(dir: &Path) -> Result<Made, Failure> {
     }
     let mut bytes = [0_u8; PEPPER_BYTES];
     getrandom::fill(&mut bytes).map_err(Failure::failed)?;
-    let text = crate::output::hex(&bytes);
+    let text = tollgate_core::hex::encode(&bytes);
     let failed = |e| Failure::failed(format!("{}: {e}", file.display()));
     let mut open = fs::OpenOptions::new();
     let mut out = open

@@ -44,8 +44,9 @@ pub async fn usage(format: Format, args: &Usage) -> Result<(), Failure> {
                 cells
             })
             .collect();
-        let mut sum = vec![String::new(); 5];
-        sum.push(number(total));
+        let mut sum = vec![String::new(); 6];
+        sum[0] = "(total)".to_owned();
+        sum[5] = number(total);
         shown.push(sum);
         table(
             &[

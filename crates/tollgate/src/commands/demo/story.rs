@@ -147,7 +147,7 @@ impl Story {
     pub fn file(&self) -> String {
         let mut text = plans(RAISED.0);
         for c in &self.customers {
-            let hex = crate::output::hex(&c.sha256);
+            let hex = tollgate_core::hex::encode(&c.sha256);
             // Writing to a String cannot fail.
             let _ = write!(
                 text,
