@@ -87,7 +87,7 @@ fn usage(problem: &str) -> ExitCode {
         } else {
             ""
         };
-        eprintln!("  {:<8} {in_ci:<3} {}", step.name, step.shows);
+        eprintln!("  {:<10} {in_ci:<3} {}", step.name, step.shows);
     }
     ExitCode::from(EXIT_USAGE)
 }
