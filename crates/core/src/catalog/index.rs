@@ -13,6 +13,8 @@ type PlanRef = (Name, Option<u32>);
 pub(super) struct Index {
     plans: BTreeMap<Name, PlanIndex>,
     customers: BTreeMap<Name, CustomerIndex>,
+    /// Customers with a licence on a plan now, in whatever status, each with how many.
+    on_plan: BTreeMap<Name, BTreeMap<Name, u32>>,
 }
 
 /// One plan over all its versions.
@@ -67,9 +69,23 @@ impl Index {
         for plan in plans_ever(license) {
             count_up(&mut customer.ever, plan.clone());
         }
+        let on_plan = self.on_plan.entry(license.plan.clone()).or_default();
+        let count = on_plan.entry(license.customer.clone()).or_default();
+        *count = count.saturating_add(1);
     }
 
     pub(super) fn remove_license(&mut self, license: &License) {
+        if let Some(on_plan) = self.on_plan.get_mut(&license.plan)
+            && let Some(count) = on_plan.get_mut(&license.customer)
+        {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                on_plan.remove(&license.customer);
+            }
+            if on_plan.is_empty() {
+                self.on_plan.remove(&license.plan);
+            }
+        }
         let Some(customer) = self.customers.get_mut(&license.customer) else {
             return;
         };
@@ -82,6 +98,11 @@ impl Index {
         for plan in plans_ever(license) {
             count_down(&mut customer.ever, plan);
         }
+    }
+
+    /// The customers with a licence on a plan.
+    pub(super) fn customers_on(&self, plan: &Name) -> impl Iterator<Item = &Name> {
+        self.on_plan.get(plan).into_iter().flat_map(BTreeMap::keys)
     }
 
     pub(super) fn plan(&self, id: &str) -> Option<&PlanIndex> {

@@ -448,14 +448,8 @@ impl Catalog {
 
     /// Customers with a licence on one of these plans; stops when there are too many to name.
     pub(crate) fn customers_on(&self, plans: &BTreeSet<Name>, into: &mut BTreeSet<Name>) {
-        if plans.is_empty() {
-            return;
-        }
-        for license in self
-            .licenses()
-            .filter(|license| plans.contains(&license.plan))
-        {
-            into.insert(license.customer.clone());
+        for customer in plans.iter().flat_map(|plan| self.index.customers_on(plan)) {
+            into.insert(customer.clone());
             if into.len() > CHANGED_CUSTOMERS_MAX {
                 return;
             }

@@ -45,7 +45,7 @@ use tollgate_wire::identity::{PeerIdentity, Role};
 use tollgate_wire::tls::Tls;
 
 /// Largest body of a request, in bytes: what `tollgate apply` sends, too. A larger catalog is applied in several files;
-/// one of this size takes effect within one log entry, at which every node works some tens of milliseconds.
+/// one of this size takes effect within one log entry, at which every node works about a tenth of a second.
 pub const BODY_BYTES_MAX: usize = 1024 * 1024;
 /// Connections of one listener at once; more wait.
 pub const CONNECTIONS_MAX: usize = 256;
