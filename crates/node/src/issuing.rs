@@ -88,6 +88,10 @@ pub struct IssuerCounts {
     pub pooled: AtomicU64,
     /// Recalls sent.
     pub recalls: AtomicU64,
+    /// Lines of leases that stated more surrendered than their edge can have had.
+    pub overstated: AtomicU64,
+    /// Requests ahead of this replica that were dropped.
+    pub held_dropped: AtomicU64,
     /// Edges connected now.
     pub connected: AtomicU64,
     /// Lease requests taken.
@@ -219,11 +223,18 @@ impl Issuing {
                 }
                 Input::Lease(lease) => {
                     self.counts.leases.fetch_add(1, Ordering::Relaxed);
+                    let overstated = self.issuer.counts().overstated;
                     if let Some(answer) = self.issuer.handle_lease(now, &ledger, &lease) {
                         self.send(
                             lease.boot,
                             |outlet| &outlet.lease,
                             NodeMessage::Lease(answer),
+                        );
+                    }
+                    if self.issuer.counts().overstated > overstated {
+                        tracing::warn!(
+                            boot = %lease.boot,
+                            "an edge hands in more units than it can have had; the rest counts for nothing"
                         );
                     }
                 }
@@ -314,11 +325,14 @@ impl Issuing {
             granted,
             stranded,
             recalls,
-            ..
+            held_dropped,
+            overstated,
         } = self.issuer.counts();
         self.counts.granted.store(granted, Ordering::Relaxed);
         self.counts.stranded.store(stranded, Ordering::Relaxed);
         self.counts.recalls.store(recalls, Ordering::Relaxed);
+        self.counts.overstated.store(overstated, Ordering::Relaxed);
+        self.counts.held_dropped.store(held_dropped, Ordering::Relaxed);
         self.counts
             .connected
             .store(self.outlets.len() as u64, Ordering::Relaxed);

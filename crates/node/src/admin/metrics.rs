@@ -180,6 +180,16 @@ fn issuer(text: &mut Text, view: &View) {
         &counts.recalls,
     );
     text.counter(
+        "tollgate_issuer_overstated_total",
+        "Lines of leases that stated more surrendered than their edge can have had.",
+        &counts.overstated,
+    );
+    text.counter(
+        "tollgate_issuer_held_dropped_total",
+        "Requests ahead of this replica that were dropped.",
+        &counts.held_dropped,
+    );
+    text.counter(
         "tollgate_issuer_leases_total",
         "Lease requests taken.",
         &counts.leases,
