@@ -90,9 +90,8 @@ pub(crate) struct View {
     open: AtomicBool,
     /// When the view was last proved current, in ms of the edge's clock; 0: never.
     fresh_at: AtomicU64,
+    /// How old that proof may look: less than it may be, as the clock of checks may be late.
     max_stale_ms: u64,
-    /// What of it a check may see, as its clock may be late.
-    max_stale_seen_ms: u64,
     incarnation: AtomicU64,
     /// Log index of the catalog revision that was acted on.
     acted: AtomicU64,
@@ -110,8 +109,7 @@ impl View {
             counts: Counts::new(),
             open: AtomicBool::new(false),
             fresh_at: AtomicU64::new(0),
-            max_stale_ms,
-            max_stale_seen_ms: max_stale_ms.saturating_sub(clock::LATE_MS),
+            max_stale_ms: max_stale_ms.saturating_sub(clock::LATE_MS),
             incarnation: AtomicU64::new(0),
             acted: AtomicU64::new(0),
             known: AtomicU64::new(0),
@@ -134,7 +132,7 @@ impl View {
         let entered = self.counts.enter();
         let fresh_at = self.fresh_at.load(Ordering::Relaxed);
         let stale_ms = now.since_ms(Mono(fresh_at));
-        let fresh = fresh_at > 0 && stale_ms <= self.max_stale_seen_ms;
+        let fresh = fresh_at > 0 && stale_ms <= self.max_stale_ms;
         if !(fresh && self.open.load(Ordering::SeqCst)) {
             let answer = self.cold((fresh_at > 0).then_some(stale_ms), Cold::NotReady);
             leave(entered, &answer);
@@ -354,4 +352,25 @@ fn look(principal: &Principal, now: Mono, cost: Units) -> Result<(), usize> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_view_ends_earlier_by_as_much_as_the_clock_of_checks_may_be_late() {
+        let view = View::new(HashKeys((1, 2)), 2000);
+        view.set_open(true);
+        view.set_fresh_at(Mono(10));
+        let reason = |now| {
+            let nobody = CheckRequest::new("");
+            let now = Mono(now);
+            view.decide(now, &nobody, Mode::Take, |answer, _| answer.outcome.reason)
+        };
+        let last = 10 + 2000 - clock::LATE_MS;
+        assert_eq!(reason(last), Reason::CredentialMissing);
+        assert_eq!(reason(last + 1), Reason::Unavailable);
+        assert!(view.is_ready(Mono(last)) && !view.is_ready(Mono(last + 1)));
+    }
 }
