@@ -42,6 +42,8 @@ pub const POINT_MS: u64 = 1000;
 const _: () =
     assert!(PROPOSE_DEADLINE.as_millis() < ROUND_DEADLINE.as_millis() * ROUNDS_MAX as u128);
 
+const DAY_MS: u64 = 24 * 3_600_000;
+
 const QUESTION_BUDGET: usize = codec::budget(1024);
 
 /// See the module's text.
@@ -245,8 +247,9 @@ impl Overseer {
             step_ms,
             time,
         } = clock.read(now, clock::wall(), voters);
-        if step_ms.unsigned_abs() > guarded_clock::AGREE_MS {
-            // A new cluster's first time and one after a long stop of all nodes step, too.
+        // A new cluster's time begins in 1970.
+        let begins = i128::from(time.0) - i128::from(step_ms) < i128::from(DAY_MS);
+        if step_ms.unsigned_abs() > guarded_clock::AGREE_MS && !begins {
             tracing::warn!(
                 step_ms,
                 time = time.0,
