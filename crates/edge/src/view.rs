@@ -157,39 +157,20 @@ impl View {
                 entered.leave(Reason::Ok);
                 result
             }
-            Err(limit) => {
-                let answer = self.short(now, stale_ms, purse.principal(), (limit, cost), mode);
-                let result = with(answer, Some(purse));
-                leave(entered, &answer);
-                result
-            }
-        }
-    }
-
-    /// A cell was short: refuse if the issuer said that nothing is left.
-    #[cold]
-    fn short(
-        &self,
-        now: Mono,
-        stale_ms: u64,
-        principal: &Principal,
-        (limit, cost): (usize, Units),
-        mode: Mode,
-    ) -> Answer {
-        use crate::cell::Refused;
-        let stale_ms = Some(stale_ms);
-        let refused = |cell: &EdgeCell| cell.refused(now, cost);
-        match principal.cell(limit).and_then(refused) {
-            Some(Refused::Now { retry_after_ms }) => {
-                self.final_answer(stale_ms, Reason::QuotaExceeded, Some(retry_after_ms))
-            }
-            Some(Refused::ForGood) => self.final_answer(stale_ms, Reason::QuotaExceeded, None),
-            // A look asks for nothing: by the last word there is too little.
-            None if mode == Mode::Peek => {
-                let retry = Some(UNAVAILABLE_RETRY_MS);
-                self.final_answer(stale_ms, Reason::QuotaExceeded, retry)
-            }
-            None => self.cold(stale_ms, Cold::Short),
+            Err(limit) => match remembered(now, purse.principal(), (limit, cost), mode) {
+                Some(retry) => {
+                    let answer = self.final_answer(Some(stale_ms), Reason::QuotaExceeded, retry);
+                    let result = with(answer, Some(purse));
+                    entered.leave(Reason::QuotaExceeded);
+                    result
+                }
+                None => {
+                    let answer = self.cold(Some(stale_ms), Cold::Short);
+                    let result = with(answer, Some(purse));
+                    entered.leave_cold();
+                    result
+                }
+            },
         }
     }
 
@@ -338,6 +319,24 @@ fn leave(entered: Entered<'_>, answer: &Answer) {
     match answer.cold {
         None => entered.leave(answer.outcome.reason),
         Some(_) => entered.leave_cold(),
+    }
+}
+
+/// A cell was short: `Some` where the issuer said that nothing is left, with when to ask again; `None`: ask.
+#[inline(never)]
+fn remembered(
+    now: Mono,
+    principal: &Principal,
+    (limit, cost): (usize, Units),
+    mode: Mode,
+) -> Option<Option<u64>> {
+    use crate::cell::Refused;
+    let refused = |cell: &EdgeCell| cell.refused(now, cost);
+    match principal.cell(limit).and_then(refused) {
+        Some(Refused::Now { retry_after_ms }) => Some(Some(retry_after_ms)),
+        Some(Refused::ForGood) => Some(None),
+        // A look asks for nothing: by the last word there is too little.
+        None => (mode == Mode::Peek).then_some(Some(UNAVAILABLE_RETRY_MS)),
     }
 }
 
