@@ -169,6 +169,14 @@ fn a_clean_end_of_very_many_accounts_is_said_in_messages_that_fit() {
         assert_eq!(surrendered, 5 * ACCOUNTS as u64, "each line once");
         // As few as the bounds allow, but for slots that are full.
         assert!(sent.len() < 2 * ACCOUNTS / 256, "{} messages", sent.len());
+        // Said again only when an issuer has had time for that much, and then once.
+        let again_at = (2..2000).find(|now| !leases(&mut lessee, Mono(*now)).is_empty());
+        let again_at = again_at.unwrap();
+        assert!(
+            again_at > 20 * ACCOUNTS as u64 / LEASE_LINES_MAX as u64,
+            "{again_at}"
+        );
+        assert_eq!(lessee.poll(Mono(again_at + 1)), None);
         for lease in &sent {
             lessee.handle_answer(Mono(2), owner(1), &answer(lease));
         }

@@ -13,6 +13,7 @@
 mod bundle;
 mod row;
 mod rows;
+mod unsent;
 
 pub use bundle::{LEASE_BYTES_MAX, LEASE_LINES_MAX};
 
@@ -26,7 +27,8 @@ use crate::time::Mono;
 use bundle::Bundles;
 use row::Row;
 use rows::Rows;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
+use unsent::Unsent;
 
 /// What the lessee needs of a cell. The driver's own checks use it at the same time.
 pub trait Cell {
@@ -93,6 +95,8 @@ pub enum Output {
     Fenced,
 }
 
+/// When rows that have something to say and nobody to tell are looked at again, if no route came before.
+const LOOK_AGAIN_MS: u64 = 1000;
 /// How long a `none_now` is remembered.
 const REFUSAL_MS: u64 = 1000;
 
@@ -116,7 +120,7 @@ pub struct Lessee<C> {
     rows: Rows<C>,
     routes: BTreeMap<Slot, Route>,
     /// Rows with something to say.
-    unsent: BTreeSet<AccountId>,
+    unsent: Unsent,
     revision: Revision,
     /// After [`Lessee::surrender_all`]: what answers bring is handed in at once.
     leaving: bool,
@@ -133,7 +137,7 @@ impl<C: Cell> Lessee<C> {
             last_lease_no: LeaseNo(0),
             rows: Rows::new(),
             routes: BTreeMap::new(),
-            unsent: BTreeSet::new(),
+            unsent: Unsent::new(),
             revision: Revision::default(),
             leaving: false,
             outputs: VecDeque::new(),
@@ -205,8 +209,10 @@ impl<C: Cell> Lessee<C> {
                 row.bind_new(self.last_lease_no, epoch);
             }
         }
-        if row.want(now, need) {
-            self.unsent.insert(account.clone());
+        if row.want(now, need)
+            && let Some(at) = row.due_at()
+        {
+            self.unsent.insert(account.clone(), at);
         }
     }
 
@@ -233,7 +239,9 @@ impl<C: Cell> Lessee<C> {
             self.last_lease_no = self.last_lease_no.next();
             self.counts.redrawn = self.counts.redrawn.saturating_add(1);
             if row.redraw(now, self.last_lease_no, route.epoch) {
-                self.unsent.insert(account.clone());
+                self.unsent.insert(account.clone(), now);
+            } else {
+                self.unsent.remove(account);
             }
         }
     }
@@ -330,10 +338,9 @@ impl<C: Cell> Lessee<C> {
         if self.leaving && !cell_is_empty {
             self.hand_in(now, &line.account);
         }
-        if let Some(row) = self.rows.get(&line.account)
-            && !row.has_something_to_say()
-        {
-            self.unsent.remove(&line.account);
+        match self.rows.get(&line.account).and_then(Row::due_at) {
+            Some(at) => self.unsent.insert(line.account.clone(), at),
+            None => self.unsent.remove(&line.account),
         }
     }
 
@@ -344,7 +351,9 @@ impl<C: Cell> Lessee<C> {
         self.last_lease_no = self.last_lease_no.next();
         self.counts.redrawn = self.counts.redrawn.saturating_add(1);
         if row.redraw(now, self.last_lease_no, epoch) {
-            self.unsent.insert(account.clone());
+            self.unsent.insert(account.clone(), now);
+        } else {
+            self.unsent.remove(account);
         }
     }
 
@@ -406,6 +415,10 @@ impl<C: Cell> Lessee<C> {
             return;
         };
         let lines = vec![row.line(now, &recall.account)];
+        if let Some(at) = row.due_at() {
+            // Said again until it is answered.
+            self.unsent.insert(recall.account.clone(), at);
+        }
         let slots = vec![SlotLease {
             slot: recall.slot,
             epoch: recall.epoch,
@@ -426,8 +439,8 @@ impl<C: Cell> Lessee<C> {
         for (account, row) in self.rows.iter_mut() {
             let surrendered = row.observe(now);
             self.counts.surrendered = self.counts.surrendered.saturating_add(surrendered);
-            if row.has_something_to_say() {
-                self.unsent.insert(account.clone());
+            if let Some(at) = row.due_at() {
+                self.unsent.insert(account.clone(), at);
             }
         }
     }
@@ -450,13 +463,21 @@ impl<C: Cell> Lessee<C> {
 
     /// Gathers what is due into as few `Lease`s as their bounds allow.
     fn collect(&mut self, now: Mono) {
+        if !self.unsent.is_due(now) {
+            return;
+        }
         let mut bundles = Bundles::new(self.boot);
-        let due: Vec<AccountId> = self
-            .unsent
-            .iter()
-            .filter(|account| self.rows.get(account).is_some_and(|row| row.due(now)))
-            .cloned()
-            .collect();
+        let mut due = Vec::new();
+        // A row that has no owner to tell is looked at again when it gets one, or by then.
+        let mut next = now.plus_ms(LOOK_AGAIN_MS);
+        for account in self.unsent.iter() {
+            match self.rows.get(account).and_then(Row::due_at) {
+                Some(at) if at <= now => due.push(account.clone()),
+                Some(at) => next = next.min(at),
+                None => {}
+            }
+        }
+        let messages = u64::try_from(due.len().div_ceil(LEASE_LINES_MAX)).unwrap_or(u64::MAX);
         for account in due {
             let slot = account.slot();
             let Some(Route {
@@ -472,8 +493,10 @@ impl<C: Cell> Lessee<C> {
             };
             if row.bound_to() == Some(epoch) {
                 bundles.add(node, (slot, epoch), row.line(now, &account));
+                next = next.min(row.wait_for_answer(now, messages));
             }
         }
+        self.unsent.be_quiet_until(next);
         for (to, lease) in bundles.close() {
             self.counts.leases = self.counts.leases.saturating_add(1);
             self.outputs.push_back(Output::Lease { to, lease });
@@ -507,8 +530,8 @@ impl<C: Cell> Lessee<C> {
         }
         let units = row.surrender_everything(now);
         self.counts.surrendered = self.counts.surrendered.saturating_add(units);
-        if row.has_something_to_say() {
-            self.unsent.insert(account.clone());
+        if let Some(at) = row.due_at() {
+            self.unsent.insert(account.clone(), at);
         }
     }
 

@@ -382,12 +382,19 @@ impl<C: Cell> Row<C> {
                 || self.closing)
     }
 
-    /// Whether it is time to say it (again).
-    pub(super) fn due(&self, now: Mono) -> bool {
+    /// When it is time to say it (again); `None` where there is nothing to say.
+    pub(super) fn due_at(&self) -> Option<Mono> {
+        let at = |sent: Mono| sent.plus_ms(self.pause_ms);
         self.has_something_to_say()
-            && self
-                .sent_at
-                .is_none_or(|at| now.since_ms(at) >= self.pause_ms)
+            .then(|| self.sent_at.map_or(Mono(0), at))
+    }
+
+    /// The line went out at `now`, with so many messages at the same time: an issuer answers the last of them
+    /// later, and saying all of it again meanwhile would only make that worse. Answers when it is due again.
+    pub(super) fn wait_for_answer(&mut self, now: Mono, messages: u64) -> Mono {
+        let enough = REPEAT_MS.saturating_mul(messages).min(REPEAT_MS_MAX);
+        self.pause_ms = self.pause_ms.max(enough);
+        now.plus_ms(self.pause_ms)
     }
 
     /// The line to send.
