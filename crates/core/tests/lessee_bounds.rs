@@ -223,3 +223,61 @@ fn a_takeover_of_every_slot_looks_at_each_row_once() {
     let numbers: std::collections::BTreeSet<_> = lines.map(|line| line.lease_no).collect();
     assert_eq!(numbers.len(), 100_000, "each row has a number of its own");
 }
+
+#[test]
+fn accounts_that_nobody_uses_are_handed_in_and_dropped_and_open_nothing_twice() {
+    let accounts = accounts(2000, 20);
+    let (mut lessee, cells) = lessee(&accounts);
+    let mut unused = accounts.clone();
+    unused.retain(|account| account.as_str().contains("/-/key=kkk"));
+    assert!((1..accounts.len()).contains(&unused.len()));
+    let is_unused = |account: &AccountId, _: &PlainCell| unused.contains(account);
+    assert_eq!(lessee.let_go(Mono(1), is_unused), 0);
+    let sent = leases(&mut lessee, Mono(1));
+    let parts = sent.iter().flat_map(|lease| &lease.slots);
+    assert_eq!(
+        parts.map(|part| part.lines.len()).sum::<usize>(),
+        unused.len()
+    );
+    lessee.let_go(Mono(2), is_unused);
+    assert_eq!(
+        lessee.cells().count(),
+        accounts.len(),
+        "until they are closed"
+    );
+    for lease in &sent {
+        lessee.handle_answer(Mono(3), owner(1), &answer(lease));
+    }
+    assert_eq!(lessee.let_go(Mono(4), is_unused), unused.len());
+    assert_eq!(lessee.cells().count(), accounts.len() - unused.len());
+    let units: Units = cells.values().map(Cell::free).sum();
+    assert_eq!(units, 5 * (accounts.len() - unused.len()) as u64);
+    // A late copy of the answer that opened one of them.
+    let account = &unused[0];
+    let number = 1 + accounts.iter().position(|other| other == account).unwrap() as u64;
+    let lease_no = tollgate_core::ids::LeaseNo(number);
+    let cell = PlainCell::default();
+    let resolved = Resolved { lease_no, need: 0 };
+    lessee.open(Mono(5), account, cell.clone(), Some(resolved));
+    let line = AnswerLine {
+        account: account.clone(),
+        lease_no,
+        granted_total: 5,
+        surrendered_total: 0,
+        remaining: 100,
+        state: LeaseState::Granted,
+    };
+    let part = SlotAnswer {
+        slot: account.slot(),
+        outcome: SlotOutcome::Lines {
+            epoch: Epoch(1),
+            lines: vec![line],
+        },
+    };
+    lessee.handle_slot_answer(Mono(5), owner(1), Revision::default(), &part);
+    assert_eq!(cell.free(), 0, "its units were handed in");
+    // The row asks under a number of its own.
+    lessee.handle_want(Mono(6), account, 1);
+    let sent = leases(&mut lessee, Mono(6));
+    assert!(sent[0].slots[0].lines[0].lease_no.0 > accounts.len() as u64);
+}

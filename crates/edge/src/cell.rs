@@ -5,7 +5,7 @@
 
 use crate::clock::LATE_MS;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 use tollgate_core::ids::Units;
 use tollgate_core::lessee::{Cell, Refusal};
 use tollgate_core::message::LeaseState;
@@ -78,6 +78,16 @@ impl EdgeCell {
 
     pub(crate) fn index(&self) -> usize {
         self.index
+    }
+
+    /// Whether whoever asks is the only one that has this cell: no principal has it, and no check is under way
+    /// that could still take from it or put back. What is read of the cell afterwards is its last word.
+    pub(crate) fn is_unshared(&self) -> bool {
+        let unshared = Arc::strong_count(&self.word) == 1;
+        // ORDERING: Acquire, paired with the Release of every share that was dropped: what its holder did to the
+        // cell is seen.
+        fence(Ordering::Acquire);
+        unshared
     }
 
     /// A share of the cell that sorts by address.

@@ -117,6 +117,9 @@ pub struct Counts {
 pub struct Lessee<C> {
     boot: Boot,
     last_lease_no: LeaseNo,
+    /// The highest number that grants of a dropped row were taken under: a late copy of a `Resolve`'s answer
+    /// up to it opens nothing again.
+    let_go_no: LeaseNo,
     rows: Rows<C>,
     routes: BTreeMap<Slot, Route>,
     /// Rows with something to say.
@@ -135,6 +138,7 @@ impl<C: Cell> Lessee<C> {
         Self {
             boot,
             last_lease_no: LeaseNo(0),
+            let_go_no: LeaseNo(0),
             rows: Rows::new(),
             routes: BTreeMap::new(),
             unsent: Unsent::new(),
@@ -190,8 +194,37 @@ impl<C: Cell> Lessee<C> {
             }
             return;
         }
-        let row = Row::new(now, cell, resolved);
+        let mut row = Row::new(now, cell, self.let_go_no);
+        if let Some(resolved) = resolved {
+            row.offer(resolved);
+        }
         self.rows.insert(account.clone(), row);
+    }
+
+    /// Lets go of accounts that nobody can spend from any more, as `unused` says of their cells: what is in
+    /// them is handed in, and once the issuer has closed a row it is dropped. So the accounts kept are those
+    /// of callers the driver keeps, and some for a round trip. To be called as often as
+    /// [`Lessee::observe`], after use was collected. Answers how many were dropped.
+    pub fn let_go(&mut self, now: Mono, mut unused: impl FnMut(&AccountId, &C) -> bool) -> usize {
+        let mut dropped: usize = 0;
+        let mut idle = Vec::new();
+        let let_go_no = &mut self.let_go_no;
+        self.rows.retain(|account, row| {
+            if row.is_closing() || !unused(account, &row.cell) {
+                return true;
+            }
+            if !row.unbound() || row.cell.free() > 0 {
+                idle.push(account.clone());
+                return true;
+            }
+            *let_go_no = row.taken().max(*let_go_no);
+            dropped = dropped.saturating_add(1);
+            false
+        });
+        for account in idle {
+            self.hand_in(now, &account);
+        }
+        dropped
     }
 
     /// A check found less than `need` units in the cell: ask for more.

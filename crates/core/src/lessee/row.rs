@@ -57,14 +57,15 @@ pub(super) struct Row<C> {
 }
 
 impl<C: Cell> Row<C> {
-    pub(super) fn new(now: Mono, cell: C, resolved: Option<Resolved>) -> Self {
+    /// A row without an opening; `taken`: grants under this number and below may have been taken already.
+    pub(super) fn new(now: Mono, cell: C, taken: LeaseNo) -> Self {
         let used = cell.used();
         Self {
             cell,
-            resolved,
+            resolved: None,
             resolved_need: 0,
             answered: false,
-            taken: LeaseNo(0),
+            taken,
             epoch: None,
             lease_no: LeaseNo(0),
             carried: 0,
@@ -86,6 +87,15 @@ impl<C: Cell> Row<C> {
     /// Whether no opening stands: nothing was asked, or the last one was closed.
     pub(super) fn unbound(&self) -> bool {
         self.epoch.is_none()
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing
+    }
+
+    /// The highest number that an answer was ever taken under.
+    pub(super) fn taken(&self) -> LeaseNo {
+        self.taken
     }
 
     pub(super) fn bound_to(&self) -> Option<Epoch> {

@@ -39,6 +39,13 @@ impl<C> Rows<C> {
         self.slots.values_mut().flatten()
     }
 
+    pub(super) fn retain(&mut self, mut keep: impl FnMut(&AccountId, &mut Row<C>) -> bool) {
+        self.slots.retain(|_, rows| {
+            rows.retain(&mut keep);
+            !rows.is_empty()
+        });
+    }
+
     pub(super) fn of_slot_mut(
         &mut self,
         slot: Slot,

@@ -272,6 +272,16 @@ impl Cluster {
         self.pump();
     }
 
+    /// Whoever could spend at an edge is gone; the next check asks who its caller is.
+    pub(crate) fn let_go(&mut self, edge: usize) {
+        let (now, edge) = (self.now, &mut self.edges[edge]);
+        if edge.waiting.is_empty() {
+            edge.lessee.let_go(now, |_, _| true);
+            edge.resolving &= edge.lessee.cell(&account("calls")).is_some();
+        }
+        self.pump();
+    }
+
     /// An edge seals a report, or only notes what it would say.
     pub(crate) fn seal(&mut self, edge: usize, report: bool) {
         let edge = &mut self.edges[edge];

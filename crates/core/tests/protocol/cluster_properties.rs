@@ -20,6 +20,7 @@ enum Step {
     Assign(usize),
     RestartNode(usize),
     RestartEdge(usize),
+    LetGo(usize),
 }
 
 fn step(most: Units) -> impl Strategy<Value = Step> {
@@ -33,7 +34,8 @@ fn step(most: Units) -> impl Strategy<Value = Step> {
         8 => who.clone().prop_map(Step::Follow),
         3 => who.clone().prop_map(Step::Hear),
         4 => (who.clone(), any::<bool>()).prop_map(|(edge, report)| Step::Seal(edge, report)),
-        3 => who.prop_map(Step::Sync),
+        3 => who.clone().prop_map(Step::Sync),
+        3 => who.prop_map(Step::LetGo),
     ]
 }
 
@@ -63,6 +65,7 @@ fn run(cluster: &mut Cluster, step: &Step) {
         Step::Assign(node) => cluster.assign(node),
         Step::RestartNode(node) => cluster.restart_node(node),
         Step::RestartEdge(edge) => cluster.restart_edge(edge),
+        Step::LetGo(edge) => cluster.let_go(edge),
     }
     cluster.check();
 }

@@ -120,6 +120,28 @@ impl Driver {
             .collect(now, &self.view.counts, |line| reporter.add_usage(now, line));
     }
 
+    /// Forgets accounts of which no principal in the view, and no check under way, has the cell: so there are
+    /// at most as many as [`PRINCIPALS_MAX`](crate::view::PRINCIPALS_MAX) principals have limits, and those of
+    /// principals that left the view until their issuers have heard. After [`Driver::collect`].
+    pub(super) fn let_go(&mut self, now: Mono) {
+        let Self {
+            lessee,
+            reports,
+            waiters,
+            ..
+        } = self;
+        let reported = &mut reports.reported;
+        let dropped = lessee.let_go(now, |account, cell| {
+            // In this order: what is used is read after nobody can use any more.
+            let unused = cell.is_unshared() && !waiters.has(account);
+            unused && reported.get(account).copied().unwrap_or_default() == cell.used()
+        });
+        if dropped > 0 {
+            // A cell made anew counts from zero.
+            reported.retain(|account, _| lessee.cell(account).is_some());
+        }
+    }
+
     /// While a session is being opened: units that are held are spent, so their use is written down. It is
     /// sealed only under a session that is known to stand.
     pub(super) fn keep_use(&mut self, now: Mono) {

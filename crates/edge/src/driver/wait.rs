@@ -57,6 +57,10 @@ impl Waiters {
         self.all.is_empty()
     }
 
+    pub(super) fn has(&self, account: &AccountId) -> bool {
+        self.by_account.contains_key(account)
+    }
+
     /// Every account that somebody waits for.
     pub(super) fn accounts(&self) -> Vec<AccountId> {
         self.by_account.keys().cloned().collect()

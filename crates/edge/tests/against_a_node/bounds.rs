@@ -12,7 +12,7 @@ const KEYS_PER_CUSTOMER: usize = 20;
 /// Cold checks under way at a time.
 const AT_ONCE: usize = 64;
 
-fn keys(world: &World) -> Vec<String> {
+fn keys(world: &World, customers: usize) -> Vec<String> {
     let limits: Vec<_> = (0..16)
         .map(|place| {
             limit(
@@ -23,7 +23,7 @@ fn keys(world: &World) -> Vec<String> {
         })
         .collect();
     let mut keys = Vec::new();
-    for customer in 0..CUSTOMERS {
+    for customer in 0..customers {
         let customer = format!("customer-{customer}");
         let mut state = world.state();
         keys.push(state.add_customer(&customer, &limits));
@@ -50,9 +50,30 @@ async fn check_all(edge: &Edge, keys: &Arc<Vec<String>>) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn accounts_of_callers_that_left_are_handed_in_reported_and_forgotten() {
+    let world = World::with_nodes(1);
+    let keys = Arc::new(keys(&world, 16));
+    let edge = world.edge("e").await;
+    check_all(&edge, &keys).await;
+    until("open", || edge.status().accounts == keys.len() * 16).await;
+    for key in &*keys {
+        world.state().revoke(key);
+    }
+    // All but those that the view has not given back to memory yet.
+    until("forgotten", || edge.status().accounts < 2048).await;
+    world
+        .until("reported", |state| state.used() == keys.len() as u64)
+        .await;
+    let left = edge.close(DEADLINE).await;
+    assert!(left.is_nothing(), "{left:?}");
+    let (settled, with_edges) = world.state().settled_and_with_edges();
+    assert_eq!((settled, with_edges), (keys.len() as u64 * 16, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_edge_with_very_many_accounts_ends_cleanly_over_the_links_it_has() {
     let world = World::with_nodes(1);
-    let keys = Arc::new(keys(&world));
+    let keys = Arc::new(keys(&world, CUSTOMERS));
     let edge = world.edge("e").await;
     check_all(&edge, &keys).await;
     let accounts = CUSTOMERS * KEYS_PER_CUSTOMER * 16;
