@@ -387,6 +387,31 @@ fn an_identity_has_room_for_so_many_sessions_and_open_ones_stay() {
 }
 
 #[test]
+fn a_first_open_finds_its_session_by_the_latest_start_and_only_while_it_is_open() {
+    let mut book = Book::new(&["requests"], 1);
+    let (first, _) = book.opened("e", 1);
+    let again = OpenSession {
+        session: Some(first),
+        nonce: Nonce(2),
+        identity: name("e"),
+        incarnation: Incarnation(1),
+    };
+    book.tell(Command::OpenSession(again));
+    let (found, boot) = book.opened("e", 2);
+    assert_eq!(found, first);
+    let (second, _) = book.opened("e", 1);
+    assert_ne!(second, first, "that start was gone on from");
+    let close = CloseSession {
+        session: first,
+        boot,
+        last_seq: Seq(0),
+    };
+    book.tell(Command::CloseSession(close));
+    assert_ne!(book.opened("e", 2).0, first, "it is closed");
+    assert_ne!(book.opened("another", 1).0, second);
+}
+
+#[test]
 fn rows_in_suspense_are_bounded_whoever_makes_them() {
     let mut book = Book::new(&["requests"], 1);
     let unknown = |n: usize| UsageLine {
