@@ -276,7 +276,9 @@ async fn print_cold(prepared: &Prepared) {
         found.keys
     );
     for (entries, checks) in &found.entries {
-        println!("{checks:>6} checks: {entries} log entries until the answer");
+        println!(
+            "{checks:>6} checks: {entries} log entries by the look at the log after the answer"
+        );
     }
     println!("{:<34}{:>9}{:>9}{:>9}", "", "p50 ms", "p99 ms", "p99.9");
     let rows: [(&str, &Latency); 3] = [
