@@ -145,5 +145,4 @@ fn a_node_without_its_cluster_lives_and_is_not_ready() {
     });
     let (status, why) = get(&metrics, "/readyz").unwrap();
     assert_eq!(status, 503, "{why}");
-    cluster.stop_nodes();
 }

@@ -161,7 +161,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It has ended already, unless a test failed.
+        // Where it has ended already, there is nothing to do.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
