@@ -86,6 +86,8 @@ impl Cluster {
         let texts = FILES.map(|file| fs::read_to_string(source.join(file)).unwrap());
         let ports = texts.iter().flat_map(|text| ports_of(text));
         let mut ports: BTreeMap<u16, u16> = ports.map(|port| (port, port)).collect();
+        // As the repository has it.
+        fs::create_dir(dir.path().join("data")).unwrap();
         let held = held.filter(|_| ports.keys().all(|port| is_free(*port)));
         if held.is_none() {
             let free = free_ports(ports.len());
