@@ -23,7 +23,8 @@ const TICK_MS: u64 = 250;
 const WAKE_MS: u64 = 50;
 /// Repeat of what was not answered: hello, open, resolve.
 const REPEAT_MS: u64 = 400;
-/// A node that was not heard for this long counts as lost.
+/// A node that answered no keepalive for this long counts as lost, whatever else it said: a late welcome may
+/// speak of a contact that another greeting has replaced.
 const LINK_TTL_MS: u64 = 3000;
 
 /// An edge's connection to a node.
@@ -446,7 +447,9 @@ impl World {
     /// A message reaches an edge.
     pub(super) fn edge_receives(&mut self, number: usize, from: Actor, wire: Wire) {
         let Actor::Node(node) = from else { return };
-        self.edges[number].links[node].heard_at = self.now;
+        if matches!(wire, Wire::Welcome { .. } | Wire::Alive { .. }) {
+            self.edges[number].links[node].heard_at = self.now;
+        }
         match wire {
             Wire::Opened(reply) => self.opened(number, &reply),
             Wire::Welcome {
