@@ -261,10 +261,7 @@ impl AccountId {
     /// # Errors
     /// [`AccountError`] says which part is wrong.
     pub fn parse(text: &str) -> Result<Self, AccountError> {
-        split(text).map_err(|why| AccountError {
-            text: cut(text),
-            why,
-        })?;
+        check(text)?;
         Ok(Self(Arc::from(text)))
     }
 
@@ -277,9 +274,10 @@ impl AccountId {
     /// The parts of the name.
     ///
     /// # Panics
-    /// Never: the text was split once when the name was made.
+    /// Never: the text was checked when the name was made.
     #[must_use]
     pub fn parts(&self) -> AccountParts<'_> {
+        // Asked for whenever a limit is looked up: the names in it are not checked again.
         match split(&self.0) {
             Ok(parts) => parts,
             Err(why) => unreachable!("an account name is checked when made: {} ({why})", self.0),
@@ -301,10 +299,31 @@ fn cut(text: &str) -> String {
     text.chars().take(80).collect()
 }
 
+/// Whether a text is an account's name.
+fn check(text: &str) -> Result<(), AccountError> {
+    let checked = || {
+        if text.len() > ACCOUNT_BYTES_MAX {
+            return Err(format!("{} bytes, at most {ACCOUNT_BYTES_MAX}", text.len()));
+        }
+        let parts = split(text)?;
+        check_name(parts.customer).map_err(|e| format!("customer {e}"))?;
+        check_name(parts.limit).map_err(|e| format!("limit {e}"))?;
+        if let Some(license) = parts.license {
+            check_name(license).map_err(|e| format!("license {e}"))?;
+        }
+        if let Subject::Key(key) = parts.subject {
+            check_name(key).map_err(|e| format!("key {e}"))?;
+        }
+        Ok(())
+    };
+    checked().map_err(|why| AccountError {
+        text: cut(text),
+        why,
+    })
+}
+
+/// The parts of a text of an account name's shape; the names in it are as they come.
 fn split(text: &str) -> Result<AccountParts<'_>, String> {
-    if text.len() > ACCOUNT_BYTES_MAX {
-        return Err(format!("{} bytes, at most {ACCOUNT_BYTES_MAX}", text.len()));
-    }
     let mut fields = text.split('/');
     let mut next = |name: &str| fields.next().ok_or_else(|| format!("{name} is missing"));
     let environment = match next("the environment")? {
@@ -333,12 +352,7 @@ fn split(text: &str) -> Result<AccountParts<'_>, String> {
     if fields.next().is_some() {
         return Err("more than six parts".to_owned());
     }
-    check_name(customer).map_err(|e| format!("customer {e}"))?;
-    check_name(limit).map_err(|e| format!("limit {e}"))?;
     let license = if license == "-" { None } else { Some(license) };
-    if let Some(license) = license {
-        check_name(license).map_err(|e| format!("license {e}"))?;
-    }
     let subject = match (subject, license) {
         ("customer", None) => Subject::Customer,
         ("license", Some(_)) => Subject::License,
@@ -346,7 +360,6 @@ fn split(text: &str) -> Result<AccountParts<'_>, String> {
             let key = other
                 .strip_prefix("key=")
                 .ok_or("the subject is none of customer, key=ID")?;
-            check_name(key).map_err(|e| format!("key {e}"))?;
             Subject::Key(key)
         }
         (_, Some(_)) => return Err("a license's own account has the subject license".to_owned()),
@@ -364,10 +377,7 @@ fn split(text: &str) -> Result<AccountParts<'_>, String> {
 impl TryFrom<Arc<str>> for AccountId {
     type Error = AccountError;
     fn try_from(text: Arc<str>) -> Result<Self, AccountError> {
-        split(&text).map_err(|why| AccountError {
-            text: cut(&text),
-            why,
-        })?;
+        check(&text)?;
         Ok(Self(text))
     }
 }

@@ -6,7 +6,7 @@
 use std::hash::{Hash, Hasher};
 
 /// A [`Hasher`] that gives the same result on every machine.
-#[derive(Default)]
+#[derive(Clone, Debug, Default)]
 pub struct StableHasher {
     bytes: Vec<u8>,
 }

@@ -10,13 +10,23 @@ use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hash;
 
+/// A record, and whether its key is among the changed ones already.
+#[derive(Clone, Debug)]
+struct Entry<V> {
+    value: V,
+    dirty: bool,
+}
+
 /// See the module's text.
 #[derive(Clone, Debug)]
 pub struct Table<K, V> {
     kind: u8,
-    records: BTreeMap<K, V>,
-    dirty: BTreeSet<K>,
+    records: BTreeMap<K, Entry<V>>,
+    /// Each changed key once since the last [`Table::take_dirty`], removed ones perhaps more often.
+    dirty: Vec<K>,
     digest: u128,
+    /// Kept for its buffer.
+    hasher: StableHasher,
 }
 
 impl<K: Ord + Clone + Hash, V: Hash> Table<K, V> {
@@ -26,8 +36,9 @@ impl<K: Ord + Clone + Hash, V: Hash> Table<K, V> {
         Self {
             kind,
             records: BTreeMap::new(),
-            dirty: BTreeSet::new(),
+            dirty: Vec::new(),
             digest: 0,
+            hasher: StableHasher::default(),
         }
     }
 
@@ -36,7 +47,7 @@ impl<K: Ord + Clone + Hash, V: Hash> Table<K, V> {
     where
         K: Borrow<Q>,
     {
-        self.records.get(key)
+        self.records.get(key).map(|entry| &entry.value)
     }
 
     /// Whether there is a record under a key.
@@ -49,7 +60,7 @@ impl<K: Ord + Clone + Hash, V: Hash> Table<K, V> {
 
     /// All records, in order of their keys.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = (&K, &V)> {
-        self.records.iter()
+        self.records.iter().map(|(key, entry)| (key, &entry.value))
     }
 
     /// The records whose keys lie in a range, in order.
@@ -60,7 +71,9 @@ impl<K: Ord + Clone + Hash, V: Hash> Table<K, V> {
     where
         K: Borrow<Q>,
     {
-        self.records.range(range)
+        self.records
+            .range(range)
+            .map(|(key, entry)| (key, &entry.value))
     }
 
     /// How many records there are.
@@ -77,24 +90,33 @@ impl<K: Ord + Clone + Hash, V: Hash> Table<K, V> {
 
     /// Writes a record, whatever was there.
     pub fn put(&mut self, key: K, value: V) {
-        if let Some(old) = self.records.get(&key) {
-            self.digest = self.digest.wrapping_sub(self.hash(&key, old));
+        let added = self.hash(&key, &value);
+        self.digest = self.digest.wrapping_add(added);
+        let entry = Entry { value, dirty: true };
+        match self.records.insert(key.clone(), entry) {
+            Some(old) => {
+                let removed = self.hash(&key, &old.value);
+                self.digest = self.digest.wrapping_sub(removed);
+                if !old.dirty {
+                    self.dirty.push(key);
+                }
+            }
+            None => self.dirty.push(key),
         }
-        self.digest = self.digest.wrapping_add(self.hash(&key, &value));
-        self.dirty.insert(key.clone());
-        self.records.insert(key, value);
     }
 
     /// Changes a record in place; `None` when there is none.
     pub fn update<R>(&mut self, key: &K, change: impl FnOnce(&mut V) -> R) -> Option<R> {
         let kind = self.kind;
-        let value = self.records.get_mut(key)?;
-        let before = hash(kind, key, value);
-        let result = change(value);
-        let after = hash(kind, key, value);
+        let entry = self.records.get_mut(key)?;
+        let before = hash(&mut self.hasher, kind, key, &entry.value);
+        let result = change(&mut entry.value);
+        let after = hash(&mut self.hasher, kind, key, &entry.value);
         if before != after {
             self.digest = self.digest.wrapping_sub(before).wrapping_add(after);
-            self.dirty.insert(key.clone());
+            if !std::mem::replace(&mut entry.dirty, true) {
+                self.dirty.push(key.clone());
+            }
         }
         Some(result)
     }
@@ -102,9 +124,12 @@ impl<K: Ord + Clone + Hash, V: Hash> Table<K, V> {
     /// Takes a record out.
     pub fn remove(&mut self, key: &K) -> Option<V> {
         let old = self.records.remove(key)?;
-        self.digest = self.digest.wrapping_sub(self.hash(key, &old));
-        self.dirty.insert(key.clone());
-        Some(old)
+        let removed = self.hash(key, &old.value);
+        self.digest = self.digest.wrapping_sub(removed);
+        if !old.dirty {
+            self.dirty.push(key.clone());
+        }
+        Some(old.value)
     }
 
     /// The digest of all records.
@@ -116,17 +141,22 @@ impl<K: Ord + Clone + Hash, V: Hash> Table<K, V> {
     /// The keys changed since the last call, in order; their records are to be written or, where there
     /// is none any more, removed.
     pub fn take_dirty(&mut self) -> BTreeSet<K> {
-        std::mem::take(&mut self.dirty)
+        let keys = std::mem::take(&mut self.dirty);
+        for key in &keys {
+            if let Some(entry) = self.records.get_mut(key) {
+                entry.dirty = false;
+            }
+        }
+        keys.into_iter().collect()
     }
 
-    fn hash(&self, key: &K, value: &V) -> u128 {
-        hash(self.kind, key, value)
+    fn hash(&mut self, key: &K, value: &V) -> u128 {
+        hash(&mut self.hasher, self.kind, key, value)
     }
 }
 
-fn hash<K: Hash, V: Hash>(kind: u8, key: &K, value: &V) -> u128 {
-    let mut hasher = StableHasher::default();
-    (kind, key, value).hash(&mut hasher);
+fn hash<K: Hash, V: Hash>(hasher: &mut StableHasher, kind: u8, key: &K, value: &V) -> u128 {
+    (kind, key, value).hash(hasher);
     hasher.take128()
 }
 
@@ -160,5 +190,13 @@ mod tests {
         assert!(table.take_dirty().is_empty());
         table.remove(&2);
         assert_eq!(table.take_dirty(), BTreeSet::from([2]));
+        // Once each, however often it changed, also when it was taken out between.
+        table.update(&1, |v| *v = 11);
+        table.update(&1, |v| *v = 12);
+        table.remove(&1);
+        table.put(1, 13);
+        assert_eq!(table.take_dirty(), BTreeSet::from([1]));
+        table.put(1, 14);
+        assert_eq!(table.take_dirty(), BTreeSet::from([1]));
     }
 }

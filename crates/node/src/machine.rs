@@ -150,24 +150,20 @@ impl LedgerMachine {
         }
     }
 
-    fn apply_batch(&mut self, index: u64, batch: &[u8]) -> Vec<u8> {
-        let replies: Vec<serde_bytes::ByteBuf> = match codec::decode::<Batch, BATCH_BUDGET>(batch) {
+    fn apply_batch(&mut self, index: u64, batch: &[u8], mut answer: impl FnMut(Reply)) {
+        match codec::decode::<Batch, BATCH_BUDGET>(batch) {
             Ok(batch) => {
                 self.ledger.begin(index, batch.time);
-                batch
-                    .commands
-                    .iter()
-                    .map(|bytes| encode(&self.take_in(bytes)).into())
-                    .collect()
+                for bytes in &batch.commands {
+                    answer(self.take_in(bytes));
+                }
             }
             Err(error) => {
                 // No proposer of ours writes such an entry; every replica answers it alike, with nothing.
                 tracing::error!(index, %error, "a log entry is no batch of commands");
-                Vec::new()
             }
-        };
+        }
         self.after_apply(index);
-        encode(&replies)
     }
 
     fn after_apply(&mut self, index: u64) {
@@ -197,14 +193,14 @@ impl Deref for LedgerMachine {
 
 impl Machine for LedgerMachine {
     fn apply(&mut self, index: u64, batch: &[u8]) -> Vec<u8> {
-        let what = || {
-            format!(
-                "applying log entry {index} failed, by a bug of Tollgate; nothing of it was acknowledged here. Every \
-                 node that applies the entry stops at it, after a restart too, until it runs a build in which that \
-                 is mended. Keep the data folder, and report the number of the entry with these words"
-            )
-        };
-        fatal::or_exit(what, || self.apply_batch(index, batch))
+        let mut replies: Vec<serde_bytes::ByteBuf> = Vec::new();
+        let answer = |reply: Reply| replies.push(encode(&reply).into());
+        fatal::or_exit(|| failed(index), || self.apply_batch(index, batch, answer));
+        encode(&replies)
+    }
+
+    fn apply_unanswered(&mut self, index: u64, batch: &[u8]) {
+        fatal::or_exit(|| failed(index), || self.apply_batch(index, batch, |_| ()));
     }
 
     fn digest(&self) -> u128 {
@@ -260,6 +256,15 @@ fn decode_record((key, content): (Vec<u8>, Vec<u8>)) -> Result<(RecordKey, Recor
     let key = codec::decode::<RecordKey, RECORD_BUDGET>(&key).map_err(damaged)?;
     let record = codec::decode::<Record, RECORD_BUDGET>(&content).map_err(damaged)?;
     Ok((key, record))
+}
+
+/// The last words of a node that cannot apply an entry.
+fn failed(index: u64) -> String {
+    format!(
+        "applying log entry {index} failed, by a bug of Tollgate; nothing of it was acknowledged here. Every node \
+         that applies the entry stops at it, after a restart too, until it runs a build in which that is mended. \
+         Keep the data folder, and report the number of the entry with these words"
+    )
 }
 
 fn encode<T: Serialize>(value: &T) -> Vec<u8> {

@@ -94,16 +94,7 @@ impl Ledger {
             return LineOutcome::WrongSlot;
         }
         let limit = self.catalog.limit(&line.account);
-        if !self.accounts.contains(&line.account) {
-            if limit.is_none() {
-                return LineOutcome::NoLimit {
-                    acquired_total: 0,
-                    returned_total: 0,
-                };
-            }
-            self.accounts.put(line.account.clone(), Row::default());
-        }
-        let outcome = self.accounts.update(&line.account, |row| {
+        let judge = |row: &mut Row| {
             if row.epoch < position.epoch {
                 row.epoch = position.epoch;
                 row.acquired_total = 0;
@@ -112,7 +103,18 @@ impl Ledger {
             let unreturned = give_back(row, line.returned_total);
             acquire(row, line.acquired_total, limit);
             (row.acquired_total, row.returned_total, unreturned)
-        });
+        };
+        let mut outcome = self.accounts.update(&line.account, judge);
+        if outcome.is_none() {
+            if limit.is_none() {
+                return LineOutcome::NoLimit {
+                    acquired_total: 0,
+                    returned_total: 0,
+                };
+            }
+            self.accounts.put(line.account.clone(), Row::default());
+            outcome = self.accounts.update(&line.account, judge);
+        }
         let Some((acquired_total, returned_total, unreturned)) = outcome else {
             unreachable!("the row was made above");
         };

@@ -39,6 +39,11 @@ pub trait Machine: Send + Sync + 'static {
     /// batches at the same indexes give the same state everywhere.
     fn apply(&mut self, index: u64, batch: &[u8]) -> Vec<u8>;
 
+    /// As [`Machine::apply`], on a node where nobody waits for the replies.
+    fn apply_unanswered(&mut self, index: u64, batch: &[u8]) {
+        drop(self.apply(index, batch));
+    }
+
     /// Digest of the state after the last apply. Cheap: it is read at every checkpoint.
     fn digest(&self) -> u128;
 

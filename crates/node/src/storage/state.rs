@@ -39,13 +39,16 @@ impl StateStore {
         self.shared.applied_index.subscribe()
     }
 
-    fn apply_one(&self, entry: Entry) -> Result<Replies, StoreError> {
+    fn apply_one(&self, entry: Entry, answered: bool) -> Result<Replies, StoreError> {
         let mut machine = self.shared.machine_mut()?;
         let id = entry.log_id;
         let mut replies = Replies::default();
         let mut membership = None;
         match entry.payload {
             EntryPayload::Blank => {}
+            EntryPayload::Normal(batch) if !answered => {
+                machine.apply_unanswered(id.index, batch.bytes());
+            }
             EntryPayload::Normal(batch) => {
                 replies = Replies(machine.apply(id.index, batch.bytes()));
             }
@@ -90,7 +93,7 @@ impl RaftStateMachine<TypeConfig> for StateStore {
     {
         while let Some((entry, responder)) = entries.try_next().await? {
             let index = entry.log_id.index;
-            let replies = self.apply_one(entry)?;
+            let replies = self.apply_one(entry, responder.is_some())?;
             self.shared.applied_index.send_replace(Some(index));
             if let Some(responder) = responder {
                 responder.send(replies);
