@@ -36,6 +36,10 @@ const ROUNDS: usize = 5;
 /// Threads of the runtime that nodes and callers share: two for each node.
 const THREADS: usize = 6;
 
+/// The product's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() {
     let arguments: Vec<String> = std::env::args()
         .skip(1)

@@ -68,6 +68,10 @@ const CASES: &[Named] = &[
 /// Not for time: these refuse.
 const REFUSALS: &[Named] = &[("edge::check, refused", case!(edge::Refused))];
 
+/// The product's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() {
     let arguments: Vec<String> = std::env::args()
         .skip(1)
