@@ -332,7 +332,9 @@ impl Issuing {
         self.counts.stranded.store(stranded, Ordering::Relaxed);
         self.counts.recalls.store(recalls, Ordering::Relaxed);
         self.counts.overstated.store(overstated, Ordering::Relaxed);
-        self.counts.held_dropped.store(held_dropped, Ordering::Relaxed);
+        self.counts
+            .held_dropped
+            .store(held_dropped, Ordering::Relaxed);
         self.counts
             .connected
             .store(self.outlets.len() as u64, Ordering::Relaxed);

@@ -23,6 +23,7 @@ use crate::storage::{EXIT_STORAGE, Store, StoreError};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tollgate_core::account::{Name, NameError};
@@ -115,12 +116,20 @@ impl ServerError {
 /// # Errors
 /// [`ServerError`].
 pub async fn run(config: ServerConfig) -> Result<(), ServerError> {
+    // From here on: a signal during the start ends the node once it can end whole.
+    let signals = listen_for_signals();
     let server = Server::start(config).await?;
     let fatal = server.fatal.clone();
     let signals = tokio::spawn(async move {
-        if let Err(error) = asked_to_stop().await {
-            tracing::error!(%error, "no signals can be received: stop this process with kill");
-            std::future::pending::<()>().await;
+        match signals {
+            Ok((mut terminate, mut interrupt)) => tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            },
+            Err(error) => {
+                tracing::error!(%error, "no signals can be received: stop this process with kill");
+                std::future::pending::<()>().await;
+            }
         }
         fatal.stop(Stop::Asked);
     });
@@ -129,17 +138,11 @@ pub async fn run(config: ServerConfig) -> Result<(), ServerError> {
     ended
 }
 
-async fn asked_to_stop() -> std::io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (mut terminate, mut interrupt) = (
+fn listen_for_signals() -> std::io::Result<(Signal, Signal)> {
+    Ok((
         signal(SignalKind::terminate())?,
         signal(SignalKind::interrupt())?,
-    );
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    Ok(())
+    ))
 }
 
 /// A running node.

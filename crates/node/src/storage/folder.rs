@@ -5,7 +5,7 @@
 //! [`super::store`], which opens everything in order.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use super::fault::{self, At, StoreError};
@@ -88,7 +88,11 @@ pub(crate) fn create_dir(path: &Path) -> Result<(), StoreError> {
     if let Some(parent) = parent {
         create_dir(parent)?;
     }
-    fs::create_dir(path).at("create the folder", path)?;
+    match fs::create_dir(path) {
+        // Another node that starts beside this one was quicker.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
+        created => created.at("create the folder", path)?,
+    }
     sync_dir(parent.unwrap_or(Path::new(".")))
 }
 
@@ -264,6 +268,24 @@ mod tests {
                 // Trailing white space is not content.
                 other => assert!(bit / 8 == good.len() - 1, "bit {bit}: {other:?}"),
             }
+        }
+    }
+
+    #[test]
+    fn nodes_that_start_at_once_make_their_common_folder_together() {
+        let dir = tempfile::tempdir().unwrap();
+        for round in 0..100 {
+            let common = dir.path().join(round.to_string());
+            let together = std::sync::Barrier::new(4);
+            std::thread::scope(|scope| {
+                for node in 0..4 {
+                    let (common, together) = (&common, &together);
+                    scope.spawn(move || {
+                        together.wait();
+                        create_dir(&common.join(format!("node-{node}"))).unwrap();
+                    });
+                }
+            });
         }
     }
 
