@@ -1,6 +1,6 @@
 //! [`FakeEdge`]: an edge without a cluster, for the tests of applications.
 //!
-//! Decides with the same code as [`Edge`](crate::Edge), on callers and units that the test hands out. Time
+//! Decides with the same code as [`crate::Edge`], on callers and units that the test hands out. Time
 //! stands still until the test moves it. Refuses to talk to anybody: what it was not given is refused.
 
 use crate::cell::EdgeCell;
