@@ -49,8 +49,8 @@ pub(super) struct Book {
     pub(super) gone: i128,
     pub(super) rows: BTreeMap<Boot, Row>,
     pub(super) recall: RecallState,
-    /// The opening that ended last on its edge's word: a repeat of that word gets the same answer.
-    closed: Option<(Boot, LeaseNo, Units)>,
+    /// Each boot's opening that ended on its word: units granted meanwhile come with a repeat of that word.
+    closed: BTreeMap<Boot, Closed>,
     /// When units last moved; an idle pool is returned.
     pub(super) moved_at: Mono,
 }
@@ -73,21 +73,21 @@ pub(super) struct Row {
     pub(super) waiting_since: Option<Mono>,
 }
 
+/// Takes back up to `stated` units from where they may come: of an opening's own grants, then of what its boot
+/// carries from others, then of what was out before the book. Answers how many there were.
+fn take_back<const N: usize>(stated: Units, sources: [&mut Units; N]) -> Units {
+    let mut rest = stated;
+    for source in sources {
+        let part = rest.min(*source);
+        *source = source.saturating_sub(part);
+        rest = rest.saturating_sub(part);
+    }
+    stated.saturating_sub(rest)
+}
+
 impl Row {
     pub(super) fn waits(&self) -> bool {
         self.granted_total < self.need_total
-    }
-
-    /// Takes back up to `stated` units: of this opening's grants, then of what its boot carries from others,
-    /// then of what was out before the book. Answers how many there were.
-    fn take_back(&mut self, stated: Units, carried: &mut Units, before: &mut Units) -> Units {
-        let mut rest = stated;
-        for source in [&mut self.kept, carried, before] {
-            let part = rest.min(*source);
-            *source = source.saturating_sub(part);
-            rest = rest.saturating_sub(part);
-        }
-        stated.saturating_sub(rest)
     }
 
     fn net(&self) -> i128 {
@@ -171,6 +171,16 @@ pub(super) struct OpenRecall {
     pub(super) brought: bool,
 }
 
+/// An opening that ended on its edge's word. A grant that crossed that word is surrendered under the same
+/// number, and nowhere else.
+#[derive(Clone, Copy, Debug)]
+struct Closed {
+    lease_no: LeaseNo,
+    carried: Units,
+    granted_total: Units,
+    surrendered_total: Units,
+}
+
 /// What a line of a `Lease` met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Opening {
@@ -181,8 +191,8 @@ pub(super) enum Opening {
     /// Below the row's number, or at or below the watermark with no row: changes nothing. If the edge is
     /// still at that number it must draw a new one.
     Stale,
-    /// The word of an opening that had ended on it before: what it was granted in all.
-    ClosedBefore(Units),
+    /// The word of an opening that had ended on it before: what it was granted and surrendered in all.
+    ClosedBefore(Units, Units),
 }
 
 impl Book {
@@ -210,14 +220,7 @@ impl Book {
             }
             Some(_) => {}
             None if line.lease_no <= *watermark && !crate::planted::no_watermark() => {
-                return match self.closed {
-                    Some((last, lease_no, granted_total))
-                        if line.closing && (last, lease_no) == (boot, line.lease_no) =>
-                    {
-                        Opening::ClosedBefore(granted_total)
-                    }
-                    _ => Opening::Stale,
-                };
+                return self.take_last_word(now, boot, line);
             }
             None => self.open_row(now, boot, line.lease_no, line.carried),
         }
@@ -234,11 +237,8 @@ impl Book {
         let most = row.carried.saturating_add(row.granted_total);
         let surrendered = line.surrendered_total.min(most).max(row.surrendered_total);
         let stated = surrendered.saturating_sub(row.surrendered_total);
-        let growth = row.take_back(
-            stated,
-            self.carried_by.entry(boot).or_default(),
-            &mut self.before,
-        );
+        let carried = self.carried_by.entry(boot).or_default();
+        let growth = take_back(stated, [&mut row.kept, carried, &mut self.before]);
         row.surrendered_total = row.surrendered_total.saturating_add(growth);
         if growth > 0 {
             // Who hands in units wishes for no more than the same line says: what it wished for before must
@@ -257,19 +257,51 @@ impl Book {
         Opening::Row
     }
 
-    /// Drops the row of an opening that ends on its edge's word. Answers its `granted_total`.
-    pub(super) fn close_row(
-        &mut self,
-        boot: Boot,
-        lease_no: LeaseNo,
-        watermark: &mut LeaseNo,
-    ) -> Units {
-        let granted_total = self.drop_row(boot, watermark).unwrap_or_default();
-        self.closed = Some((boot, lease_no, granted_total));
-        granted_total
+    /// Drops the row of an opening that ends on its edge's word. Answers what it was granted and surrendered.
+    pub(super) fn close_row(&mut self, boot: Boot, watermark: &mut LeaseNo) -> (Units, Units) {
+        let Some(row) = self.rows.get(&boot) else {
+            return (0, 0);
+        };
+        let closed = Closed {
+            lease_no: row.lease_no,
+            carried: row.carried,
+            granted_total: row.granted_total,
+            surrendered_total: row.surrendered_total,
+        };
+        self.drop_row(boot, watermark);
+        self.closed.insert(boot, closed);
+        (closed.granted_total, closed.surrendered_total)
+    }
+
+    /// The word of an opening that may have ended on it before: what is handed in beyond that counts.
+    fn take_last_word(&mut self, now: Mono, boot: Boot, line: &LeaseLine) -> Opening {
+        let same = |closed: &&mut Closed| line.closing && closed.lease_no == line.lease_no;
+        let Some(closed) = self.closed.get_mut(&boot).filter(same) else {
+            return Opening::Stale;
+        };
+        let most = closed.carried.saturating_add(closed.granted_total);
+        let stated = line.surrendered_total.min(most);
+        let carried = self.carried_by.entry(boot).or_default();
+        let growth = take_back(
+            stated.saturating_sub(closed.surrendered_total),
+            [carried, &mut self.before],
+        );
+        closed.surrendered_total = closed.surrendered_total.saturating_add(growth);
+        let answer = Opening::ClosedBefore(closed.granted_total, closed.surrendered_total);
+        if growth > 0 {
+            self.gone = self.gone.saturating_sub(i128::from(growth));
+            self.available = self.available.saturating_add(growth);
+            self.moved_at = now;
+            if let Some(recall) = &mut self.recall.open {
+                recall.brought = true;
+            }
+        }
+        self.assert_balanced();
+        answer
     }
 
     pub(super) fn open_row(&mut self, now: Mono, boot: Boot, lease_no: LeaseNo, carried: Units) {
+        self.closed.remove(&boot);
         self.rows.insert(
             boot,
             Row {
@@ -301,10 +333,11 @@ impl Book {
         Some(row.granted_total)
     }
 
-    /// Boots that never speak again carry nothing.
+    /// Boots that never speak again carry nothing and repeat nothing.
     pub(super) fn forget_carried(&mut self, gone: impl Fn(&Boot) -> bool) {
         self.carried_by
             .retain(|boot, units| *units > 0 && !gone(boot));
+        self.closed.retain(|boot, _| !gone(boot));
     }
 
     /// Planted faults only: what must never happen to a dropped row's units.

@@ -477,22 +477,26 @@ impl Issuer {
         // The replica that told this epoch has every unit that former ones let out.
         let book = book
             .or_insert_with(|| Book::new(ledger.account(&line.account).map_or(0, |row| row.out)));
-        let closed = |granted_total| AnswerLine {
+        let closed = |granted_total, surrendered_total| AnswerLine {
             granted_total,
+            surrendered_total,
             ..bare(LeaseState::Closed)
         };
         match book.take_line(now, boot, line, watermark) {
             Opening::Stale => return Some(bare(LeaseState::Stale)),
-            Opening::ClosedBefore(granted_total) => return Some(closed(granted_total)),
+            Opening::ClosedBefore(granted_total, surrendered_total) => {
+                self.serve(now, ledger, slot, &line.account, None);
+                return Some(closed(granted_total, surrendered_total));
+            }
             Opening::Overstated => {
                 self.counts.overstated = self.counts.overstated.saturating_add(1);
             }
             Opening::Row => {}
         }
         if line.closing {
-            let granted_total = book.close_row(boot, line.lease_no, watermark);
+            let (granted_total, surrendered_total) = book.close_row(boot, watermark);
             self.serve(now, ledger, slot, &line.account, None);
-            return Some(closed(granted_total));
+            return Some(closed(granted_total, surrendered_total));
         }
         self.serve(now, ledger, slot, &line.account, Some(boot));
         let answer = self.answer_line(ledger, slot, boot, &line.account)?;
