@@ -270,9 +270,10 @@ impl<C: Cell> Row<C> {
     }
 
     /// The issuer dropped the row on our word. Units that came with the answer stay in the cell and are
-    /// carried into the next opening.
+    /// carried into the next opening. What was handed in since that word goes on being stated under the same
+    /// number until the issuer has taken it: no other opening can.
     pub(super) fn close(&mut self) {
-        if !self.closing {
+        if !self.closing || self.surrendered_total > self.surrender_taken {
             return;
         }
         self.epoch = None;
