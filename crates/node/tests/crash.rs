@@ -820,6 +820,9 @@ fn live_as_server(layer: &Path, setting: (&str, String)) -> Life {
     }
 }
 
+/// Writes that every start of a node of its own makes, after those of opening the folder, before it rests.
+const WRITES_TRIED: usize = 25;
+
 #[test]
 fn a_node_on_a_full_disk_leaves_with_its_own_exit_code() {
     let Some(layer) = layer() else { return };
@@ -836,7 +839,8 @@ fn a_node_on_a_full_disk_leaves_with_its_own_exit_code() {
     let (opened, served) = (told("OPENED"), told("SERVED"));
     assert!(opened + 4 < served, "{opened} {served}");
     let mut codes = Vec::new();
-    for at in (opened..served).step_by((served - opened) / 4) {
+    // Which write is the one of a log and which that of a sync differs from life to life: each is tried in turn.
+    for at in opened..opened + WRITES_TRIED {
         let life = live_as_server(layer, ("ENOSPC_AT_WRITE", at.to_string()));
         let code = life.status.code();
         // Where it meets a sync the process ends on the spot; where it meets the start, that is refused.
@@ -844,8 +848,9 @@ fn a_node_on_a_full_disk_leaves_with_its_own_exit_code() {
         assert!(expected.contains(&code), "{at}: {code:?} {}", life.errors);
         if code == Some(EXIT_STORAGE) {
             assert!(life.errors.contains("make room"), "{at}: {}", life.errors);
+            return;
         }
         codes.push(code);
     }
-    assert!(codes.contains(&Some(EXIT_STORAGE)), "{codes:?}");
+    panic!("no write of a node that runs was refused: {opened} {served} {codes:?}");
 }
