@@ -333,10 +333,17 @@ impl Book {
         Some(row.granted_total)
     }
 
-    /// Boots that never speak again carry nothing and repeat nothing.
-    pub(super) fn forget_carried(&mut self, gone: impl Fn(&Boot) -> bool) {
-        self.carried_by
-            .retain(|boot, units| *units > 0 && !gone(boot));
+    /// Boots that never speak again repeat nothing. What they were granted may be carried by the next boot of
+    /// the same process, so it counts as out before.
+    pub(super) fn forget_boots(&mut self, gone: impl Fn(&Boot) -> bool) {
+        let before = &mut self.before;
+        self.carried_by.retain(|boot, units| {
+            let gone = gone(boot);
+            if gone {
+                *before = before.saturating_add(*units);
+            }
+            *units > 0 && !gone
+        });
         self.closed.retain(|boot, _| !gone(boot));
     }
 

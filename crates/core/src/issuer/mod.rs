@@ -454,6 +454,10 @@ impl Issuer {
         line: &LeaseLine,
     ) -> Option<AnswerLine> {
         let epoch = self.owned(ledger, slot)?;
+        if line.surrendered_total > 0 {
+            // What it hands in may have been granted to a boot that is fenced by now.
+            self.care(now, ledger, &line.account);
+        }
         let limit = ledger.limit(&line.account);
         let slot_book = self.slots.entry(slot).or_insert_with(|| SlotBook {
             epoch,

@@ -356,7 +356,7 @@ impl Issuer {
                 book.free_gone(net);
             }
         }
-        book.forget_carried(fenced);
+        book.forget_boots(fenced);
         // A fenced boot is refused before its number matters.
         slot_book.watermarks.retain(|boot, _| !fenced(boot));
         let idle = now.since_ms(book.moved_at) >= POOL_IDLE_MS || ledger.limit(account).is_none();
