@@ -160,7 +160,7 @@ fn a_clean_end_of_very_many_accounts_is_said_in_messages_that_fit() {
     for per_customer in [1, 20, 3 * LINES_MAX] {
         let accounts = accounts(ACCOUNTS, per_customer);
         let (mut lessee, cells) = lessee(&accounts);
-        lessee.surrender_all(Mono(1));
+        lessee.surrender_all();
         let sent = leases(&mut lessee, Mono(1));
         assert_within_bounds(&sent);
         let lines = sent.iter().flat_map(|lease| &lease.slots);
@@ -216,7 +216,7 @@ fn a_takeover_of_every_slot_looks_at_each_row_once() {
         cells.values().all(|cell| cell.free() == 5),
         "units are kept"
     );
-    lessee.surrender_all(Mono(3));
+    lessee.surrender_all();
     let sent = leases(&mut lessee, Mono(3));
     let lines = sent.iter().flat_map(|lease| &lease.slots);
     let lines = lines.flat_map(|part| &part.lines);
@@ -232,14 +232,14 @@ fn accounts_that_nobody_uses_are_handed_in_and_dropped_and_open_nothing_twice() 
     unused.retain(|account| account.as_str().contains("/-/key=kkk"));
     assert!((1..accounts.len()).contains(&unused.len()));
     let is_unused = |account: &AccountId, _: &PlainCell| unused.contains(account);
-    assert_eq!(lessee.let_go(Mono(1), is_unused), 0);
+    assert_eq!(lessee.let_go(is_unused), 0);
     let sent = leases(&mut lessee, Mono(1));
     let parts = sent.iter().flat_map(|lease| &lease.slots);
     assert_eq!(
         parts.map(|part| part.lines.len()).sum::<usize>(),
         unused.len()
     );
-    lessee.let_go(Mono(2), is_unused);
+    lessee.let_go(is_unused);
     assert_eq!(
         lessee.cells().count(),
         accounts.len(),
@@ -248,7 +248,7 @@ fn accounts_that_nobody_uses_are_handed_in_and_dropped_and_open_nothing_twice() 
     for lease in &sent {
         lessee.handle_answer(Mono(3), owner(1), &answer(lease));
     }
-    assert_eq!(lessee.let_go(Mono(4), is_unused), unused.len());
+    assert_eq!(lessee.let_go(is_unused), unused.len());
     assert_eq!(lessee.cells().count(), accounts.len() - unused.len());
     let units: Units = cells.values().map(Cell::free).sum();
     assert_eq!(units, 5 * (accounts.len() - unused.len()) as u64);

@@ -203,7 +203,6 @@ impl World {
     /// The edge hands everything in; once that is done it closes its session.
     pub(super) fn leave(&mut self, number: usize) {
         let edge = &mut self.edges[number];
-        let mono = edge.mono(self.now);
         let (Some(lessee), Some(reporter)) = (&mut edge.lessee, &edge.reporter) else {
             return;
         };
@@ -211,7 +210,7 @@ impl World {
             return;
         }
         if !lessee.surrendered_everything() {
-            lessee.surrender_all(mono);
+            lessee.surrender_all();
             return;
         }
         if reporter.is_settled()

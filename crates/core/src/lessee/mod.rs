@@ -205,7 +205,7 @@ impl<C: Cell> Lessee<C> {
     /// them is handed in, and once the issuer has closed a row it is dropped. So the accounts kept are those
     /// of callers the driver keeps, and some for a round trip. To be called as often as
     /// [`Lessee::observe`], after use was collected. Answers how many were dropped.
-    pub fn let_go(&mut self, now: Mono, mut unused: impl FnMut(&AccountId, &C) -> bool) -> usize {
+    pub fn let_go(&mut self, mut unused: impl FnMut(&AccountId, &C) -> bool) -> usize {
         let mut dropped: usize = 0;
         let mut idle = Vec::new();
         let let_go_no = &mut self.let_go_no;
@@ -222,7 +222,7 @@ impl<C: Cell> Lessee<C> {
             false
         });
         for account in idle {
-            self.hand_in(now, &account);
+            self.hand_in(&account);
         }
         dropped
     }
@@ -271,7 +271,7 @@ impl<C: Cell> Lessee<C> {
             }
             self.last_lease_no = self.last_lease_no.next();
             self.counts.redrawn = self.counts.redrawn.saturating_add(1);
-            if row.redraw(now, self.last_lease_no, route.epoch) {
+            if row.redraw(self.last_lease_no, route.epoch) {
                 self.unsent.insert(account.clone(), now);
             } else {
                 self.unsent.remove(account);
@@ -336,7 +336,7 @@ impl<C: Cell> Lessee<C> {
         let Some(row) = self.rows.get_mut(&line.account) else {
             return;
         };
-        if !row.takes(now, epoch, line.lease_no) {
+        if !row.takes(epoch, line.lease_no) {
             return;
         }
         let granted = row.take_grant(line.granted_total);
@@ -369,7 +369,7 @@ impl<C: Cell> Lessee<C> {
         }
         let cell_is_empty = self.cell(&line.account).is_none_or(|cell| cell.free() == 0);
         if self.leaving && !cell_is_empty {
-            self.hand_in(now, &line.account);
+            self.hand_in(&line.account);
         }
         match self.rows.get(&line.account).and_then(Row::due_at) {
             Some(at) => self.unsent.insert(line.account.clone(), at),
@@ -383,7 +383,7 @@ impl<C: Cell> Lessee<C> {
         };
         self.last_lease_no = self.last_lease_no.next();
         self.counts.redrawn = self.counts.redrawn.saturating_add(1);
-        if row.redraw(now, self.last_lease_no, epoch) {
+        if row.redraw(self.last_lease_no, epoch) {
             self.unsent.insert(account.clone(), now);
         } else {
             self.unsent.remove(account);
@@ -425,7 +425,7 @@ impl<C: Cell> Lessee<C> {
         {
             if row.cannot_state_its_cell() {
                 self.last_lease_no = self.last_lease_no.next();
-                row.redraw(now, self.last_lease_no, recall.epoch);
+                row.redraw(self.last_lease_no, recall.epoch);
             }
             let units = row.surrender_idle(now, recall.keep);
             self.counts.surrendered = self.counts.surrendered.saturating_add(units);
@@ -538,7 +538,7 @@ impl<C: Cell> Lessee<C> {
 
     /// Hands in everything in the cells, and what answers still bring, for a clean end. The driver stops its
     /// checks first.
-    pub fn surrender_all(&mut self, now: Mono) {
+    pub fn surrender_all(&mut self) {
         self.leaving = true;
         let accounts: Vec<AccountId> = self
             .rows
@@ -546,11 +546,11 @@ impl<C: Cell> Lessee<C> {
             .map(|(account, _)| account.clone())
             .collect();
         for account in accounts {
-            self.hand_in(now, &account);
+            self.hand_in(&account);
         }
     }
 
-    fn hand_in(&mut self, now: Mono, account: &AccountId) {
+    fn hand_in(&mut self, account: &AccountId) {
         let Some(row) = self.rows.get_mut(account) else {
             return;
         };
@@ -559,9 +559,9 @@ impl<C: Cell> Lessee<C> {
             && row.cannot_state_its_cell()
         {
             self.last_lease_no = self.last_lease_no.next();
-            row.redraw(now, self.last_lease_no, epoch);
+            row.redraw(self.last_lease_no, epoch);
         }
-        let units = row.surrender_everything(now);
+        let units = row.surrender_everything();
         self.counts.surrendered = self.counts.surrendered.saturating_add(units);
         if let Some(at) = row.due_at() {
             self.unsent.insert(account.clone(), at);

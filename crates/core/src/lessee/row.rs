@@ -123,7 +123,7 @@ impl<C: Cell> Row<C> {
 
     /// Begins an opening in place of another; a check that waited still waits. Answers whether the issuer
     /// must hear of it at once.
-    pub(super) fn redraw(&mut self, now: Mono, lease_no: LeaseNo, epoch: Epoch) -> bool {
+    pub(super) fn redraw(&mut self, lease_no: LeaseNo, epoch: Epoch) -> bool {
         let waited = self.lacks();
         let (surrendered, lost) = (
             self.surrendered_total,
@@ -141,7 +141,6 @@ impl<C: Cell> Row<C> {
             self.want_total = waited;
             self.need_total = waited;
         }
-        let _ = now;
         self.has_something_to_say()
     }
 
@@ -210,14 +209,14 @@ impl<C: Cell> Row<C> {
 
     /// Whether an answer belongs to this opening. A row without any answer yet binds to the number of the
     /// `Resolve` that opened it at the issuer, whether or not it drew one of its own meanwhile.
-    pub(super) fn takes(&mut self, now: Mono, epoch: Epoch, lease_no: LeaseNo) -> bool {
+    pub(super) fn takes(&mut self, epoch: Epoch, lease_no: LeaseNo) -> bool {
         let fits = self.epoch.is_none_or(|bound| bound == epoch);
         if let Some(resolved) = self.resolved
             && resolved.lease_no == lease_no
             && !self.answered
             && fits
         {
-            self.redraw(now, lease_no, epoch);
+            self.redraw(lease_no, epoch);
             self.resolved_need = resolved.need;
             // A `Resolve` does not say what is carried: the issuer fixed it at 0.
             self.carried = 0;
@@ -330,8 +329,7 @@ impl<C: Cell> Row<C> {
     }
 
     /// Hands in the whole cell and ends the opening.
-    pub(super) fn surrender_everything(&mut self, now: Mono) -> Units {
-        let _ = now;
+    pub(super) fn surrender_everything(&mut self) -> Units {
         if self.unbound() {
             return 0;
         }
@@ -362,7 +360,7 @@ impl<C: Cell> Row<C> {
             return 0;
         }
         if now.since_ms(self.used_at) >= IDLE_MS && !self.closing {
-            return self.hand_in(now);
+            return self.hand_in();
         }
         let low = self.demand.saturating_mul(LOW_SECONDS);
         let free = self.cell.free();
@@ -376,13 +374,13 @@ impl<C: Cell> Row<C> {
         0
     }
 
-    fn hand_in(&mut self, now: Mono) -> Units {
+    fn hand_in(&mut self) -> Units {
         if crate::planted::idle_account_reopened_at_zero() {
             let units = self.surrender(Units::MAX);
             self.epoch = None;
             return units;
         }
-        self.surrender_everything(now)
+        self.surrender_everything()
     }
 
     /// Whether the issuer has to hear something: a want, a surrender not taken yet, the end.

@@ -276,7 +276,7 @@ impl Cluster {
     pub(crate) fn let_go(&mut self, edge: usize) {
         let (now, edge) = (self.now, &mut self.edges[edge]);
         if edge.waiting.is_empty() {
-            edge.lessee.let_go(now, |_, _| true);
+            edge.lessee.let_go(|_, _| true);
             edge.resolving &= edge.lessee.cell(&account("calls")).is_some();
         }
         self.pump();
@@ -305,7 +305,7 @@ impl Cluster {
 
     /// A clean end of an edge: it hands everything in.
     pub(crate) fn leave(&mut self, edge: usize) {
-        self.edges[edge].lessee.surrender_all(self.now);
+        self.edges[edge].lessee.surrender_all();
         self.pump();
     }
 

@@ -133,7 +133,7 @@ impl LesseeScript {
                     self.lessee.observe(self.now);
                 }
             }
-            "surrender-all" => self.lessee.surrender_all(now),
+            "surrender-all" => self.lessee.surrender_all(),
             "show" => told.push(self.show(words.word())),
             other => panic!("no such command: {other}"),
         }

@@ -78,7 +78,7 @@ impl Driver {
         if !closing.handed_in && closing.quiet.is_reached(&self.view.counts) {
             closing.handed_in = true;
             self.collect(now);
-            self.lessee.surrender_all(now);
+            self.lessee.surrender_all();
             return;
         }
         let written = self.reports.writer.is_idle();

@@ -343,7 +343,7 @@ impl Driver {
         if now >= self.observe_at {
             self.lessee.observe(now);
             self.collect(now);
-            self.let_go(now);
+            self.let_go();
             self.publish(now);
             let after = clock::now();
             let pause_ms = after.since_ms(now).saturating_mul(OBSERVE_REST);

@@ -123,7 +123,7 @@ impl Driver {
     /// Forgets accounts of which no principal in the view, and no check under way, has the cell: so there are
     /// at most as many as [`PRINCIPALS_MAX`](crate::view::PRINCIPALS_MAX) principals have limits, and those of
     /// principals that left the view until their issuers have heard. After [`Driver::collect`].
-    pub(super) fn let_go(&mut self, now: Mono) {
+    pub(super) fn let_go(&mut self) {
         let Self {
             lessee,
             reports,
@@ -131,7 +131,7 @@ impl Driver {
             ..
         } = self;
         let reported = &mut reports.reported;
-        let dropped = lessee.let_go(now, |account, cell| {
+        let dropped = lessee.let_go(|account, cell| {
             // In this order: what is used is read after nobody can use any more.
             let unused = cell.is_unshared() && !waiters.has(account);
             unused && reported.get(account).copied().unwrap_or_default() == cell.used()
