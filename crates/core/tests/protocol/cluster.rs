@@ -274,7 +274,7 @@ impl Cluster {
 
     /// Whoever could spend at an edge is gone; the next check asks who its caller is.
     pub(crate) fn let_go(&mut self, edge: usize) {
-        let (now, edge) = (self.now, &mut self.edges[edge]);
+        let edge = &mut self.edges[edge];
         if edge.waiting.is_empty() {
             edge.lessee.let_go(|_, _| true);
             edge.resolving &= edge.lessee.cell(&account("calls")).is_some();
