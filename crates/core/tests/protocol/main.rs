@@ -7,9 +7,11 @@ mod cluster;
 mod cluster_properties;
 mod issuer_bounds;
 mod issuer_script;
+mod lessee_bounds;
 mod lessee_script;
 mod orders;
 mod properties;
+mod reporter_bounds;
 mod words;
 mod world;
 

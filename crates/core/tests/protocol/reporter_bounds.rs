@@ -1,7 +1,5 @@
 //! An edge with far more active accounts than one report holds: everything is reported, soon, each in turn.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::collections::{BTreeMap, VecDeque};
 use tollgate_core::account::{AccountId, Environment, Name};
 use tollgate_core::command::{LINES_MAX, Report, ReportReply, UsageLine};

@@ -1,16 +1,11 @@
 //! An edge with very many accounts: no message of its lessee outgrows a frame, and nothing is left unsaid.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-use std::cell::Cell as Number;
+use crate::lessee_script::PlainCell;
 use std::collections::BTreeMap;
-use std::rc::Rc;
 use tollgate_core::account::AccountId;
 use tollgate_core::command::LINES_MAX;
-use tollgate_core::ids::{Boot, Epoch, NodeId, Revision, Slot, Units};
-use tollgate_core::lessee::{
-    Cell, LEASE_BYTES_MAX, LEASE_LINES_MAX, Lessee, Output, Refusal, Resolved,
-};
+use tollgate_core::ids::{Boot, Epoch, LeaseNo, NodeId, Revision, Slot, Units};
+use tollgate_core::lessee::{Cell, LEASE_BYTES_MAX, LEASE_LINES_MAX, Lessee, Output, Resolved};
 use tollgate_core::message::{
     AnswerLine, Lease, LeaseAnswer, LeaseState, Route, SlotAnswer, SlotOutcome,
 };
@@ -18,27 +13,6 @@ use tollgate_core::time::Mono;
 
 const EDGE: Boot = Boot(9);
 const ACCOUNTS: usize = 20_000;
-
-#[derive(Clone, Default)]
-struct PlainCell(Rc<[Number<Units>; 2]>);
-
-impl Cell for PlainCell {
-    fn deposit(&self, units: Units) {
-        self.0[0].set(self.0[0].get() + units);
-    }
-    fn withdraw(&self, at_most: Units) -> Units {
-        let units = at_most.min(self.0[0].get());
-        self.0[0].set(self.0[0].get() - units);
-        units
-    }
-    fn free(&self) -> Units {
-        self.0[0].get()
-    }
-    fn used(&self) -> Units {
-        self.0[1].get()
-    }
-    fn set_refusal(&self, _: Option<Refusal>) {}
-}
 
 fn owner(node: u64) -> (NodeId, Boot) {
     (NodeId(node), Boot(node))
@@ -67,6 +41,26 @@ fn accounts(count: usize, per_customer: usize) -> Vec<AccountId> {
     (0..count).map(account).collect()
 }
 
+/// The issuer grants 5 units under an opening.
+fn grant(lessee: &mut Lessee<PlainCell>, now: Mono, account: &AccountId, lease_no: LeaseNo) {
+    let line = AnswerLine {
+        account: account.clone(),
+        lease_no,
+        granted_total: 5,
+        surrendered_total: 0,
+        remaining: 100,
+        state: LeaseState::Granted,
+    };
+    let part = SlotAnswer {
+        slot: account.slot(),
+        outcome: SlotOutcome::Lines {
+            epoch: Epoch(1),
+            lines: vec![line],
+        },
+    };
+    lessee.handle_slot_answer(now, owner(1), Revision::default(), &part);
+}
+
 /// A lessee with all of these open, each with 5 units of its first opening, all slots of node 1.
 fn lessee(accounts: &[AccountId]) -> (Lessee<PlainCell>, BTreeMap<AccountId, PlainCell>) {
     let mut lessee = Lessee::new(EDGE);
@@ -78,22 +72,7 @@ fn lessee(accounts: &[AccountId]) -> (Lessee<PlainCell>, BTreeMap<AccountId, Pla
         let resolved = Resolved { lease_no, need: 0 };
         lessee.open(Mono(0), account, cell.clone(), Some(resolved));
         cells.insert(account.clone(), cell);
-        let line = AnswerLine {
-            account: account.clone(),
-            lease_no,
-            granted_total: 5,
-            surrendered_total: 0,
-            remaining: 100,
-            state: LeaseState::Granted,
-        };
-        let part = SlotAnswer {
-            slot: account.slot(),
-            outcome: SlotOutcome::Lines {
-                epoch: Epoch(1),
-                lines: vec![line],
-            },
-        };
-        lessee.handle_slot_answer(Mono(0), owner(1), Revision::default(), &part);
+        grant(&mut lessee, Mono(0), account, lease_no);
     }
     assert_eq!(lessee.poll(Mono(0)), None);
     (lessee, cells)
@@ -255,26 +234,11 @@ fn accounts_that_nobody_uses_are_handed_in_and_dropped_and_open_nothing_twice() 
     // A late copy of the answer that opened one of them.
     let account = &unused[0];
     let number = 1 + accounts.iter().position(|other| other == account).unwrap() as u64;
-    let lease_no = tollgate_core::ids::LeaseNo(number);
+    let lease_no = LeaseNo(number);
     let cell = PlainCell::default();
     let resolved = Resolved { lease_no, need: 0 };
     lessee.open(Mono(5), account, cell.clone(), Some(resolved));
-    let line = AnswerLine {
-        account: account.clone(),
-        lease_no,
-        granted_total: 5,
-        surrendered_total: 0,
-        remaining: 100,
-        state: LeaseState::Granted,
-    };
-    let part = SlotAnswer {
-        slot: account.slot(),
-        outcome: SlotOutcome::Lines {
-            epoch: Epoch(1),
-            lines: vec![line],
-        },
-    };
-    lessee.handle_slot_answer(Mono(5), owner(1), Revision::default(), &part);
+    grant(&mut lessee, Mono(5), account, lease_no);
     assert_eq!(cell.free(), 0, "its units were handed in");
     // The row asks under a number of its own.
     lessee.handle_want(Mono(6), account, 1);
