@@ -20,6 +20,7 @@ use serde_json::Value;
 const MAY_BE_BELOW: &[(&str, &[&str])] = &[
     ("tollgate-core", &[]),
     ("tollgate-counters", &[]),
+    ("tollgate-ports", &[]),
     ("tollgate-wire", &["tollgate-core"]),
     ("tollgate-node", &["tollgate-core", "tollgate-wire"]),
     (
@@ -43,6 +44,7 @@ const MAY_BE_BELOW: &[(&str, &[&str])] = &[
             "tollgate-edge",
             "tollgate-gateway",
             "tollgate-node",
+            "tollgate-ports",
             "tollgate-wire",
         ],
     ),
@@ -60,6 +62,7 @@ const PRODUCT: &[&str] = &[
     "tollgate-edge",
     "tollgate-gateway",
     "tollgate-node",
+    "tollgate-ports",
     "tollgate-wire",
 ];
 

@@ -4,7 +4,6 @@
 //! (`cold.rs`) and, here, nodes without issuer and administration, whose proposer can be called.
 //! Settings are the product's defaults. Next: `positions.rs`, what is proposed to them.
 
-use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -19,6 +18,7 @@ use tollgate_node::raft::quic::Peers;
 use tollgate_node::raft::{Hooks, RaftNode};
 use tollgate_node::server::FIRST_INCARNATION;
 use tollgate_node::storage::Store;
+use tollgate_ports::Ports;
 use tollgate_wire::certs::{Authority, Validity};
 use tollgate_wire::identity::Role;
 use tollgate_wire::quic::{Endpoint, Protocol};
@@ -51,6 +51,7 @@ pub(crate) async fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) ->
 pub(crate) struct Prepared {
     pub(crate) home: PathBuf,
     pub(crate) configs: Vec<ServerConfig>,
+    _ports: Ports,
 }
 
 impl Prepared {
@@ -67,20 +68,13 @@ impl Prepared {
         let pepper = home.join("pepper");
         std::fs::write(&pepper, [7; 32]).unwrap();
         only_owner(&pepper);
-        // Free ports that stay free enough: the nodes bind them again.
-        let sockets: Vec<UdpSocket> = (0..NODES)
-            .map(|_| UdpSocket::bind("127.0.0.1:0").unwrap())
-            .collect();
-        let ports: Vec<_> = sockets
-            .iter()
-            .map(|socket| socket.local_addr().unwrap())
-            .collect();
+        let ports = Ports::claim(NODES.try_into().unwrap()).unwrap();
         let members: String = (1..)
-            .zip(&ports)
+            .zip(ports.addresses())
             .map(|(node, quic)| format!("[[member]]\nnode = {node}\nquic = \"{quic}\"\n"))
             .collect();
         let configs = (1..)
-            .zip(&ports)
+            .zip(ports.addresses())
             .map(|(node, quic): (u64, _)| {
                 issue(Role::Node, &node.to_string());
                 let text = format!(
@@ -95,7 +89,11 @@ impl Prepared {
             })
             .collect();
         let home = home.to_owned();
-        Self { home, configs }
+        Self {
+            home,
+            configs,
+            _ports: ports,
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 //! messages needed are put into bytes by hand, so that no code generator is. Refuses to guess: without
 //! the `etcd` binary there is a reason instead of a number.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -14,6 +14,7 @@ use hyper::body::Bytes;
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
+use tollgate_ports::Ports;
 
 use crate::load::{Caller, cpu_seconds};
 
@@ -36,6 +37,7 @@ type Send = SendRequest<Full<Bytes>>;
 pub(crate) struct Etcd {
     members: Vec<Member>,
     pub(crate) version: String,
+    _ports: Ports,
 }
 
 struct Member {
@@ -71,16 +73,8 @@ impl Etcd {
             .unwrap_or_default()
             .to_owned();
         std::fs::create_dir(home).unwrap();
-        // Free ports that stay free enough.
-        let listeners: Vec<TcpListener> = (0..2 * MEMBERS)
-            .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
-            .collect();
-        let ports: Vec<SocketAddr> = listeners
-            .iter()
-            .map(|listener| listener.local_addr().unwrap())
-            .collect();
-        drop(listeners);
-        let (clients, peers) = ports.split_at(MEMBERS);
+        let ports = Ports::claim(2 * MEMBERS).unwrap();
+        let (clients, peers) = ports.addresses().split_at(MEMBERS);
         let cluster: Vec<String> = (0..)
             .zip(peers)
             .map(|(member, peer)| format!("m{member}=http://{peer}"))
@@ -105,7 +99,11 @@ impl Etcd {
             let client = *client;
             members.push(Member { child, client });
         }
-        let etcd = Self { members, version };
+        let etcd = Self {
+            members,
+            version,
+            _ports: ports,
+        };
         for member in &etcd.members {
             etcd.ready(member.client).await?;
         }

@@ -32,6 +32,7 @@ use tollgate_node::server::Server;
 use tollgate_node::storage::{
     EXIT_STORAGE, EXIT_SYNC_FAILED, LogStore, SnapshotFile, StateStore, Store,
 };
+use tollgate_ports::Ports;
 use tollgate_wire::certs::{Authority, Validity};
 use tollgate_wire::identity::Role;
 use toy::{apply, entry_of};
@@ -772,7 +773,7 @@ fn writes_in(events: &Path) -> usize {
 }
 
 /// The folder of a cluster of one node.
-fn folder_of_one() -> tempfile::TempDir {
+fn folder_of_one() -> (tempfile::TempDir, Ports) {
     let home = tempfile::tempdir().unwrap();
     let authority = Authority::create(home.path(), "one", Validity::days(1), false).unwrap();
     authority
@@ -788,19 +789,19 @@ fn folder_of_one() -> tempfile::TempDir {
     std::fs::write(&pepper, [7; 32]).unwrap();
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
     std::fs::set_permissions(&pepper, mode).unwrap();
-    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    let quic = socket.local_addr().unwrap();
+    let ports = Ports::claim(1).unwrap();
+    let quic = ports.addresses()[0];
     let text = format!(
         "cluster = \"one\"\nnode = 1\ndata_dir = \"data\"\n[listen]\nquic = \"{quic}\"\nadmin = \"127.0.0.1:0\"\n\
          [tls]\nca = \"ca.pem\"\ncertificate = \"node-1.pem\"\nkey = \"node-1.key\"\n[pepper]\nfile = \"pepper\"\n\
          [storage]\nballast_mib = 0\n[[member]]\nnode = 1\nquic = \"{quic}\"\n"
     );
     std::fs::write(home.path().join("node.toml"), text).unwrap();
-    home
+    (home, ports)
 }
 
 fn live_as_server(layer: &Path, setting: (&str, String)) -> Life {
-    let home = folder_of_one();
+    let (home, _ports) = folder_of_one();
     let undo = home.path().join("undo");
     std::fs::create_dir(&undo).unwrap();
     let output = Command::new(std::env::current_exe().unwrap())

@@ -7,11 +7,12 @@ use crate::args::{Admin, Certs};
 use crate::commands::certs;
 use crate::output::Failure;
 use std::fs::{self, File};
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use tokio::time::Instant;
+use tollgate_ports::Ports;
 
 /// Nodes of the cluster.
 pub const NODES: usize = 3;
@@ -45,6 +46,8 @@ pub struct LocalCluster {
     pub admin: Vec<SocketAddr>,
     /// HTTP addresses by edge, from edge 1.
     pub http: Vec<SocketAddr>,
+    /// What a killed process listened on stays its own until it is started again.
+    _ports: Ports,
     program: PathBuf,
     nodes: Vec<Process>,
     edges: Vec<Process>,
@@ -192,16 +195,18 @@ impl LocalCluster {
             host: vec!["localhost".to_owned(), "127.0.0.1".to_owned()],
             days: 30,
         })?;
-        let quic = free_ports(NODES, true)?;
-        let tcp = free_ports(NODES + EDGES, false)?;
+        let ports =
+            Ports::claim(2 * NODES + EDGES).map_err(|error| Failure::failed(error.to_string()))?;
+        let (quic, tcp) = ports.addresses().split_at(NODES);
         let (admin, http) = tcp.split_at(NODES);
-        let (admin, http) = (admin.to_vec(), http.to_vec());
+        let (quic, admin, http) = (quic.to_vec(), admin.to_vec(), http.to_vec());
         let mut this = Self {
             dir: dir.to_owned(),
             program: program.to_owned(),
             quic,
             admin,
             http,
+            _ports: ports,
             nodes: Vec::new(),
             edges: Vec::new(),
         };
@@ -302,29 +307,6 @@ impl LocalCluster {
             .iter_mut()
             .chain(&mut self.edges)
             .try_for_each(Process::must_run)
-    }
-}
-
-/// Ports nobody uses at this moment: all are held until the last is found, so that they differ.
-fn free_ports(count: usize, udp: bool) -> Result<Vec<SocketAddr>, Failure> {
-    let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    let failed = |e| Failure::failed(format!("no free port on 127.0.0.1: {e}"));
-    if udp {
-        let sockets: Result<Vec<_>, _> = (0..count).map(|_| UdpSocket::bind(any)).collect();
-        let sockets = sockets.map_err(failed)?;
-        sockets
-            .iter()
-            .map(UdpSocket::local_addr)
-            .collect::<Result<_, _>>()
-            .map_err(failed)
-    } else {
-        let sockets: Result<Vec<_>, _> = (0..count).map(|_| TcpListener::bind(any)).collect();
-        let sockets = sockets.map_err(failed)?;
-        sockets
-            .iter()
-            .map(TcpListener::local_addr)
-            .collect::<Result<_, _>>()
-            .map_err(failed)
     }
 }
 

@@ -4,6 +4,7 @@ use crate::cluster::Cluster;
 use crate::process::{Exit, run, run_unheard};
 use std::fs;
 use std::net::{TcpListener, UdpSocket};
+use tollgate_ports::Ports;
 
 /// Replaces a text in one of the files, which must hold it.
 fn edit(cluster: &Cluster, file: &str, as_file: &str, from: &str, to: &str) {
@@ -129,12 +130,8 @@ fn a_port_in_use_is_named() {
 #[test]
 fn commands_without_a_cluster_say_so() {
     let cluster = Cluster::elsewhere();
-    // A port that was free a moment ago.
-    let nobody = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .to_string();
+    let ports = Ports::claim(1).unwrap();
+    let nobody = ports.addresses()[0].to_string();
     let env = [
         ("TOLLGATE_ADDR", nobody.as_str()),
         ("TOLLGATE_TLS_DIR", "tls"),

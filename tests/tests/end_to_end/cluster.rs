@@ -4,11 +4,12 @@
 //! tests) the copies get free ones.
 
 use crate::process::{Exit, Process, Said, get, run, until};
-use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
+use tollgate_ports::Ports;
 
 /// The files that are started, and what they are started from.
 const FILES: [&str; 5] = [
@@ -29,8 +30,7 @@ pub(crate) struct Cluster {
     edge: Option<Process>,
     /// Port in the files to the port used.
     ports: BTreeMap<u16, u16>,
-    /// While it is held, no other run of these tests takes the ports in the files.
-    _ports_held: Option<File>,
+    _ports_held: Ports,
 }
 
 /// Every port in the files: what is listened on.
@@ -41,61 +41,30 @@ fn ports_of(text: &str) -> impl Iterator<Item = u16> {
     })
 }
 
-/// Whether nobody listens there, by UDP or TCP.
-fn is_free(port: u16) -> bool {
-    let address = SocketAddr::from(([127, 0, 0, 1], port));
-    TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok()
-}
-
-/// As many ports that are free, by UDP and TCP; all are held until the last is found, so that they differ.
-fn free_ports(count: usize) -> Vec<u16> {
-    let mut held = Vec::new();
-    while held.len() < count {
-        let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = tcp.local_addr().unwrap().port();
-        if let Ok(udp) = UdpSocket::bind(("127.0.0.1", port)) {
-            held.push((port, tcp, udp));
-        }
-    }
-    held.into_iter().map(|(port, ..)| port).collect()
-}
-
-/// The right to the ports in the files, if no other process has it; it ends with the process.
-fn right_to_the_ports() -> Option<File> {
-    let path = std::env::temp_dir().join("tollgate-end-to-end-ports");
-    let file = File::options().create(true).append(true).open(path).ok()?;
-    let lock = rustix::fs::FlockOperation::NonBlockingLockExclusive;
-    rustix::fs::flock(&file, lock).is_ok().then_some(file)
-}
-
 impl Cluster {
     /// The files of `cluster/` in a folder of their own, with certificates made as cluster/README.md says.
     pub(crate) fn as_it_is() -> Self {
-        let held = right_to_the_ports();
-        Self::prepare(held)
+        Self::prepare(true)
     }
 
     /// The same with free ports: for what is not about the files.
     pub(crate) fn elsewhere() -> Self {
-        Self::prepare(None)
+        Self::prepare(false)
     }
 
-    fn prepare(held: Option<File>) -> Self {
+    fn prepare(as_it_is: bool) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../cluster");
         let texts = FILES.map(|file| fs::read_to_string(source.join(file)).unwrap());
         let ports = texts.iter().flat_map(|text| ports_of(text));
-        let mut ports: BTreeMap<u16, u16> = ports.map(|port| (port, port)).collect();
+        let named: BTreeSet<u16> = ports.collect();
+        let named: Vec<u16> = named.into_iter().collect();
+        let theirs = as_it_is.then(|| Ports::claim_these(&named)).flatten();
+        let held = theirs.unwrap_or_else(|| Ports::claim(named.len()).unwrap());
+        let used = held.addresses().iter().map(SocketAddr::port);
+        let ports: BTreeMap<u16, u16> = named.into_iter().zip(used).collect();
         // As the repository has it.
         fs::create_dir(dir.path().join("data")).unwrap();
-        let held = held.filter(|_| ports.keys().all(|port| is_free(*port)));
-        if held.is_none() {
-            let free = free_ports(ports.len());
-            ports
-                .values_mut()
-                .zip(free)
-                .for_each(|(port, free)| *port = free);
-        }
         for (file, text) in FILES.iter().zip(&texts) {
             let mut text = text.clone();
             for (from, to) in &ports {

@@ -20,6 +20,7 @@ use tollgate_node::consensus::{Consensus, Standing};
 use tollgate_node::raft::quic::Peers;
 use tollgate_node::raft::{CallError, Hooks, Peer, RaftNode, Settings, Transport};
 use tollgate_node::storage::{Machine, SnapshotFile, Store, StoreConfig, StoreError};
+use tollgate_ports::Ports;
 use tollgate_wire::certs::{Authority, Validity};
 use tollgate_wire::frame::Class;
 use tollgate_wire::identity::Role;
@@ -103,6 +104,7 @@ pub struct Cluster {
     root: tempfile::TempDir,
     settings: Settings,
     members: BTreeMap<u64, String>,
+    _ports: Ports,
     cuts: Cuts,
     nodes: BTreeMap<u64, Node>,
 }
@@ -114,20 +116,20 @@ impl Cluster {
         let certs = root.path().join("certs");
         let authority = Authority::create(&certs, "test", Validity::days(2), false).unwrap();
         let mut members = BTreeMap::new();
-        for node in 1..=size {
+        let ports = Ports::claim(usize::try_from(size).unwrap()).unwrap();
+        for (node, address) in (1..=size).zip(ports.addresses()) {
             let name = node.to_string();
             authority
                 .issue(&certs, (Role::Node, &name), &[], Validity::days(2), false)
                 .unwrap();
-            // A free port that stays free enough: the node binds it again below.
-            let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-            members.insert(node, socket.local_addr().unwrap().to_string());
+            members.insert(node, address.to_string());
         }
         let cuts = Cuts::default();
         let mut cluster = Self {
             root,
             settings,
             members,
+            _ports: ports,
             cuts,
             nodes: BTreeMap::new(),
         };

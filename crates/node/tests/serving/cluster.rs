@@ -7,13 +7,13 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 use std::time::Duration;
 use tempfile::TempDir;
 use tollgate_core::ids::{Boot, NodeId, SessionId, Slot};
 use tollgate_node::config::ServerConfig;
 use tollgate_node::server::{Server, ServerError};
+use tollgate_ports::Ports;
 use tollgate_wire::certs::{Authority, Validity};
 use tollgate_wire::identity::{Role, any_node_server_name};
 use tollgate_wire::tls::Tls;
@@ -43,7 +43,7 @@ pub(crate) struct Cluster {
     pub(crate) home: TempDir,
     authority: Authority,
     nodes: BTreeMap<u64, Server>,
-    ports: Vec<SocketAddr>,
+    ports: Ports,
 }
 
 pub(crate) fn logs() {
@@ -62,18 +62,11 @@ impl Cluster {
         logs();
         let home = tempfile::tempdir().unwrap();
         let authority = Authority::create(home.path(), NAME, Validity::days(1), false).unwrap();
-        let sockets: Vec<_> = (0..3)
-            .map(|_| UdpSocket::bind("127.0.0.1:0").unwrap())
-            .collect();
-        let ports = sockets
-            .iter()
-            .map(|socket| socket.local_addr().unwrap())
-            .collect();
         let this = Self {
             home,
             authority,
             nodes: BTreeMap::new(),
-            ports,
+            ports: Ports::claim(3).unwrap(),
         };
         for node in 1..=3 {
             this.issue(Role::Node, &node.to_string());
@@ -137,10 +130,10 @@ impl Cluster {
 
     pub(crate) fn config_text(&self, node: u64) -> String {
         let members: String = (1..=3)
-            .zip(&self.ports)
+            .zip(self.ports.addresses())
             .map(|(id, quic)| format!("[[member]]\nnode = {id}\nquic = \"{quic}\"\n"))
             .collect();
-        let quic = self.ports[usize::try_from(node).unwrap() - 1];
+        let quic = self.ports.addresses()[usize::try_from(node).unwrap() - 1];
         format!(
             "cluster = \"{NAME}\"\nnode = {node}\ndata_dir = \"data-{node}\"\n\
              [listen]\nquic = \"{quic}\"\nadmin = \"127.0.0.1:0\"\nmetrics = \"127.0.0.1:0\"\n\
