@@ -58,12 +58,34 @@ number! {
     Incarnation
 }
 number! {
-    /// A start number, counted up and synced to disk by its owner before it is sent.
+    /// A start number, always higher than the last and synced to disk by its owner before it is sent. A node counts
+    /// them, an edge draws them: [`Nonce::next_start`].
     Nonce
 }
 number! {
     /// Position of a report in its session, from 1, without gaps.
     Seq
+}
+
+/// What an edge's start numbers go up by at most.
+const START_STEP_BITS: u32 = 40;
+
+impl Nonce {
+    /// The number of an edge's next start, after the last one its journal knows of (0: of none). `drawn` is random.
+    ///
+    /// The ledger gives the same number the same boot, so a number must never come again from whoever does not
+    /// know of it: an edge whose journal was lost, a journal whose last record was, a copy of a journal. So the first
+    /// number is one of 2^62, and each later one lies up to 2^40 above the last: there is room for millions of starts.
+    #[must_use]
+    pub fn next_start(self, drawn: u64) -> Self {
+        if crate::planted::start_numbers_counted_from_one() {
+            return self.next();
+        }
+        match self.0 {
+            0 => Self((drawn >> 2) | 1),
+            last => Self(last.saturating_add(1 + (drawn >> (u64::BITS - START_STEP_BITS)))),
+        }
+    }
 }
 
 /// Units of a meter or quota: requests, bytes, milliseconds. Unsigned; every sum of them is checked.

@@ -57,6 +57,8 @@ faults! {
     acknowledge_before_commit,
     /// Use without a lease is settled from units that others hold.
     debt_taken_from_others,
+    /// An edge counts its starts, from one where its journal was lost.
+    start_numbers_counted_from_one,
     /// A new plan version counts in an account of its own.
     plan_change_opens_a_new_account,
 }

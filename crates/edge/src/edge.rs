@@ -83,10 +83,11 @@ impl Edge {
             let (configured, found) = (config.cluster.to_string(), tls.identity().to_string());
             return Err(EdgeError::OtherCluster { configured, found });
         }
+        let drawn = getrandom::u64().map_err(EdgeError::Randomness)?;
         let (journal, nonce) = match config.journal.clone() {
             Some(path) => {
                 let (cluster, identity) = (config.cluster.clone(), tls.identity().name().clone());
-                let open = move || open_journal(&path, &cluster, &identity);
+                let open = move || open_journal(&path, &cluster, &identity, drawn);
                 let opened = tokio::task::spawn_blocking(open).await;
                 let (journal, nonce) = opened.map_err(|error| JournalError::Io {
                     path: config.journal.clone().unwrap_or_default(),
@@ -94,10 +95,7 @@ impl Edge {
                 })??;
                 (Some(journal), nonce)
             }
-            None => (
-                None,
-                Nonce(getrandom::u64().map_err(EdgeError::Randomness)?),
-            ),
+            None => (None, Nonce(0).next_start(drawn)),
         };
         let endpoint = Endpoint::dialling(&tls)?;
         let max_stale_ms = u64::try_from(config.max_stale.as_millis()).unwrap_or(u64::MAX);
@@ -429,9 +427,10 @@ fn open_journal(
     path: &std::path::Path,
     cluster: &tollgate_core::account::Name,
     identity: &tollgate_core::account::Name,
+    drawn: u64,
 ) -> Result<(Journal, Nonce), JournalError> {
     let mut journal = Journal::open(path, cluster, identity)?;
-    let nonce = journal.kept().nonce.next();
+    let nonce = journal.kept().nonce.next_start(drawn);
     journal.append(&[JournalEntry::Start(nonce)])?;
     Ok((journal, nonce))
 }

@@ -160,6 +160,7 @@ pub(crate) const CI: &[Step] = &[
             "answers_to_an_old_lease_no_accepted",
             "none_for_good_remembered_across_a_raise",
             "acknowledge_before_commit",
+            "start_numbers_counted_from_one",
             "plan_change_opens_a_new_account",
         ],
         ..CARGO

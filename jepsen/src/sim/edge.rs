@@ -19,6 +19,8 @@ use tollgate_core::time::Mono;
 
 /// Pause between two measurements of the cells.
 const TICK_MS: u64 = 250;
+/// How often a crash takes the disk with the journal along.
+const JOURNAL_LOST_PER_MILLE: u64 = 100;
 /// Pause between two looks while a check waits.
 const WAKE_MS: u64 = 50;
 /// Repeat of what was not answered: hello, open, resolve.
@@ -140,7 +142,7 @@ impl World {
     /// An edge starts from what its journal holds.
     pub(super) fn start_edge(&mut self, number: usize) {
         let mono_ahead = self.random.disk.below(1_000_000);
-        let fresh_nonce = self.random.disk.next() >> 1;
+        let drawn = self.random.disk.next();
         let nodes = self.nodes.len();
         let first_node = self.random.work.index(nodes);
         let edge = &mut self.edges[number];
@@ -160,12 +162,7 @@ impl World {
             ..Edge::new(number, nodes, keeps)
         };
         edge.journal = journal;
-        let nonce = if keeps {
-            edge.journal.nonce += 1;
-            edge.journal.nonce
-        } else {
-            fresh_nonce
-        };
+        let nonce = edge.journal.next_start(drawn);
         let session = edge.journal.session;
         self.story.tell(self.now, || {
             format!("* e{number} starts, journal of session {session:?}")
@@ -180,10 +177,16 @@ impl World {
         );
     }
 
-    fn open_session(&mut self, number: usize, session: Option<SessionId>, nonce: u64, node: usize) {
+    fn open_session(
+        &mut self,
+        number: usize,
+        session: Option<SessionId>,
+        nonce: Nonce,
+        node: usize,
+    ) {
         let open = OpenSession {
             session,
-            nonce: Nonce(nonce),
+            nonce,
             identity: catalog::name(&Edge::identity(number)),
             incarnation: Incarnation(1),
         };
@@ -195,7 +198,7 @@ impl World {
         self.edges[number].opening = Some((open, self.now, node));
     }
 
-    /// An edge's process ends; what its journal had synced stays.
+    /// An edge's process ends; what its journal had synced stays, unless the disk goes with it.
     pub(super) fn crash_edge(&mut self, number: usize) {
         let now = self.now;
         let edge = &mut self.edges[number];
@@ -208,16 +211,20 @@ impl World {
             lost += open.cell.bury();
         }
         edge.journal.crash(&mut self.random.disk);
-        if !edge.keeps_journal {
+        let keeps = edge.keeps_journal && !self.random.disk.chance(JOURNAL_LOST_PER_MILLE);
+        if !keeps {
             edge.journal = Journal::default();
         }
-        self.truth.edge_crashed(number, edge.keeps_journal, now);
+        self.truth.edge_crashed(number, keeps, now);
         let stopped = std::mem::take(&mut self.edges[number].waiting);
         for waiting in stopped {
             self.check_lost(number, &waiting);
         }
         self.story.tell(now, || {
-            format!("* e{number} crashes with {lost} units in its cells")
+            let with = if keeps { "with" } else { "without" };
+            format!(
+                "* e{number} crashes with {lost} units in its cells and comes back {with} a journal"
+            )
         });
         for node in 0..self.nodes.len() {
             if self.random.network.chance(500) {
@@ -325,8 +332,8 @@ impl World {
             self.truth.fail("fence", None, text);
             return;
         }
-        edge.journal.nonce += 2;
-        let (session, nonce) = (edge.session, edge.journal.nonce);
+        let nonce = edge.journal.next_start(self.random.disk.next());
+        let session = edge.session;
         self.story.tell(self.now, || {
             format!("* e{number} is fenced and opens again")
         });
@@ -611,7 +618,7 @@ impl World {
             OpenSessionReply::Expired if edge.leaving => self.left(number),
             OpenSessionReply::Expired if open.session.is_some() => {
                 self.edges[number].journal.reset();
-                self.open_session(number, None, open.nonce.0, 0);
+                self.open_session(number, None, open.nonce, 0);
             }
             // A late answer to an earlier try of this process.
             OpenSessionReply::Expired | OpenSessionReply::Unknown if open.session.is_none() => {}
@@ -619,9 +626,9 @@ impl World {
             OpenSessionReply::StaleNonce { last } if last < open.nonce => {}
             OpenSessionReply::StaleNonce { last } => {
                 let edge = &mut self.edges[number];
-                edge.journal.nonce = edge.journal.nonce.max(last.0) + 1;
-                let (session, nonce) = (open.session, edge.journal.nonce);
-                self.open_session(number, session, nonce, 0);
+                edge.journal.nonce = edge.journal.nonce.max(last);
+                let nonce = edge.journal.next_start(self.random.disk.next());
+                self.open_session(number, open.session, nonce, 0);
             }
             ref other => {
                 let text = format!("e{number} opened with {open:?} and got {other:?}");

@@ -1,7 +1,7 @@
 //! The model disk of an edge's journal: what was appended, and how much of it is synced.
 
 use super::rng::Rng;
-use tollgate_core::ids::SessionId;
+use tollgate_core::ids::{Nonce, SessionId};
 use tollgate_core::reporter::JournalRecord;
 
 /// See the module's text.
@@ -9,13 +9,18 @@ use tollgate_core::reporter::JournalRecord;
 pub(super) struct Journal {
     /// Synced before anything is sent under it.
     pub(super) session: Option<SessionId>,
-    /// The last start number; counted up and synced before it is sent.
-    pub(super) nonce: u64,
+    /// The last start number; synced before it is sent.
+    pub(super) nonce: Nonce,
     pub(super) records: Vec<JournalRecord>,
     synced: usize,
 }
 
 impl Journal {
+    pub(super) fn next_start(&mut self, drawn: u64) -> Nonce {
+        self.nonce = self.nonce.next_start(drawn);
+        self.nonce
+    }
+
     pub(super) fn append(&mut self, record: JournalRecord) {
         self.records.push(record);
     }

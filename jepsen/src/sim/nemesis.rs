@@ -6,7 +6,7 @@ use super::scenario::Fault;
 use super::wire::Asker;
 use super::world::{Event, World};
 use tollgate_core::command::{Assign, Command, OpenSession};
-use tollgate_core::ids::{Incarnation, Nonce};
+use tollgate_core::ids::Incarnation;
 
 /// The end of a fault.
 #[derive(Clone, Debug)]
@@ -199,7 +199,7 @@ impl World {
         }
         let open = OpenSession {
             session: target.session,
-            nonce: Nonce(target.journal.nonce + 1),
+            nonce: target.journal.nonce.next(),
             identity: catalog::name(&super::edge::Edge::identity(edge)),
             incarnation: Incarnation(1),
         };

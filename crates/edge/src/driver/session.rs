@@ -9,7 +9,7 @@ use super::{Driver, Mono, Stream};
 use crate::journal::{JournalEntry, Kept, entries_of};
 use crate::status::SessionState;
 use tollgate_core::command::OpenSessionReply;
-use tollgate_core::ids::{Boot, Incarnation, NodeId, Nonce, SessionId};
+use tollgate_core::ids::{Boot, Incarnation, NodeId, Nonce, Seq, SessionId};
 use tollgate_core::message::EdgeMessage;
 use tollgate_core::reporter::Reporter;
 
@@ -142,15 +142,14 @@ impl Driver {
     /// Opens under the next start number.
     fn open_again(&mut self, session: Option<SessionId>) {
         self.introduce(None, None);
+        let drawn = match getrandom::u64() {
+            Ok(drawn) => drawn,
+            Err(error) => return self.fail(format!("the system has no randomness: {error}")),
+        };
+        self.session.nonce = self.session.nonce.next_start(drawn);
         if self.reports.writer.keeps_journal() {
-            self.session.nonce = self.session.nonce.next();
             let start = JournalEntry::Start(self.session.nonce);
             self.session.ticket = Some(self.reports.writer.push([Step::Append(start)]));
-        } else {
-            match getrandom::u64() {
-                Ok(nonce) => self.session.nonce = Nonce(nonce),
-                Err(error) => return self.fail(format!("the system has no randomness: {error}")),
-            }
         }
         self.session.phase = Phase::Opening {
             session,
@@ -196,6 +195,11 @@ impl Driver {
         match *reply {
             OpenSessionReply::Opened { session, boot, last_seq } => {
                 let resumed = wanted == Some(session);
+                if !resumed && last_seq > Seq(0) {
+                    // Somebody reported under it, and it was not this process: what its boot holds is theirs.
+                    tracing::error!(%session, %boot, %last_seq, "a new session is in use; another one is opened");
+                    return self.open_new_session();
+                }
                 if let Err(error) = self.take_session(now, session, boot, last_seq, resumed) {
                     tracing::error!(%error, "the journal cannot be gone on with");
                     self.open_new_session();
@@ -228,7 +232,7 @@ impl Driver {
         now: Mono,
         session: SessionId,
         boot: Boot,
-        last_seq: tollgate_core::ids::Seq,
+        last_seq: Seq,
         resumed: bool,
     ) -> Result<(), tollgate_core::reporter::ResumeError> {
         let journal = self.reports.writer.keeps_journal();

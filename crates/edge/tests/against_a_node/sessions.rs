@@ -110,6 +110,105 @@ async fn a_restart_with_a_journal_goes_on_with_the_session_and_bills_what_it_had
     assert!(new > session, "a closed session is not gone on with");
 }
 
+/// Checks until one is refused; answers how many were allowed.
+async fn use_up(edge: &Edge, credential: &str) -> u64 {
+    let mut allowed = 0;
+    while edge
+        .check_or_wait(&CheckRequest::new(credential))
+        .await
+        .is_allowed()
+    {
+        allowed += 1;
+    }
+    allowed
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_edge_whose_journal_is_lost_is_another_boot_and_spends_nothing_twice() {
+    let world = World::with_nodes(1);
+    let key = world
+        .state()
+        .add_customer("acme", &[limit("daily", Per::Customer, 500)]);
+    let mut config = world.config("e");
+    config.journal = Some(world.journal());
+    let first = ready(config.clone()).await;
+    let SessionState::Open { boot, .. } = first.status().session else {
+        panic!()
+    };
+    allow(&first, &key, 300).await;
+    world.until("reported", |state| state.used() == 300).await;
+    // Killed, and the volume with the journal is gone.
+    drop(first);
+    config.journal = Some(world.home.path().join("another volume"));
+    let second = ready(config).await;
+    let SessionState::Open { boot: later, .. } = second.status().session else {
+        panic!()
+    };
+    assert!(later > boot, "boot {boot} came back as {later}");
+    let allowed = use_up(&second, &key).await;
+    assert!(300 + allowed <= 500, "{allowed} after 300 of 500");
+    assert!(second.close(DEADLINE).await.is_nothing());
+    assert_eq!(world.state().used(), 300 + allowed);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_edges_of_one_identity_with_new_journals_are_two_sessions() {
+    let world = World::with_nodes(1);
+    let key = world
+        .state()
+        .add_customer("acme", &[limit("daily", Per::Customer, 500)]);
+    let mut config = world.config("e");
+    config.journal = Some(world.home.path().join("one"));
+    let one = ready(config.clone()).await;
+    config.journal = Some(world.home.path().join("other"));
+    let other = ready(config).await;
+    let (
+        SessionState::Open { session, .. },
+        SessionState::Open {
+            session: another, ..
+        },
+    ) = (one.status().session, other.status().session)
+    else {
+        panic!()
+    };
+    assert_ne!(session, another);
+    let allowed = use_up(&one, &key).await + use_up(&other, &key).await;
+    assert!(allowed <= 500, "{allowed} of 500");
+    assert!(one.close(DEADLINE).await.is_nothing());
+    assert!(other.close(DEADLINE).await.is_nothing());
+    assert_eq!(world.state().used(), allowed);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_whose_number_was_damaged_in_the_journal_is_not_numbered_alike() {
+    let world = World::with_nodes(1);
+    let mut config = world.config("e");
+    config.journal = Some(world.journal());
+    let first = ready(config.clone()).await;
+    // As the first moments of a crashed start leave it, but for the last record: it is damaged, so it is cut off.
+    let (copy, journal) = (
+        world.home.path().join("damaged"),
+        std::fs::read(world.journal()).unwrap(),
+    );
+    let head = tollgate_wire::record::RecordReader::new(&journal[..]);
+    let mut ends = Vec::new();
+    let mut reader = head;
+    while let Ok(Some(_)) = reader.next_record() {
+        ends.push(reader.offset() as usize);
+    }
+    let mut cut = journal[..ends[1]].to_vec();
+    *cut.last_mut().unwrap() ^= 1;
+    std::fs::write(&copy, cut).unwrap();
+    config.journal = Some(copy);
+    let second = ready(config).await;
+    let (SessionState::Open { boot, .. }, SessionState::Open { boot: another, .. }) =
+        (first.status().session, second.status().session)
+    else {
+        panic!()
+    };
+    assert_ne!(boot, another);
+}
+
 /// Units that a crash at this moment would find in the last checkpoint, in a copy of the journal.
 fn checkpointed(world: &World, copy: &std::path::Path) -> u64 {
     std::fs::copy(world.journal(), copy).unwrap();
