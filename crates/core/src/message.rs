@@ -316,6 +316,17 @@ pub enum EdgeMessage {
     },
 }
 
+/// What the ledger said of a report or an end, and of whose: an edge may be in another session by then.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionAnswer {
+    /// The session it was about.
+    pub session: SessionId,
+    /// The boot that asked.
+    pub boot: Boot,
+    /// What became of it.
+    pub reply: ReportReply,
+}
+
 /// What a node sends.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NodeMessage {
@@ -344,15 +355,10 @@ pub enum NodeMessage {
     Lease(LeaseAnswer),
     /// See [`Recall`].
     Recall(Recall),
-    /// Answer to a report: its number and what became of it.
-    Report {
-        /// The report's number.
-        seq: Seq,
-        /// What became of it.
-        reply: ReportReply,
-    },
+    /// Answer to a report.
+    Report(SessionAnswer),
     /// Answer to `CloseSession`.
-    Closed(ReportReply),
+    Closed(SessionAnswer),
     /// A hint: the catalog has a newer revision.
     Push {
         /// The node's.

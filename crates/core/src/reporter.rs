@@ -15,6 +15,7 @@ use crate::account::AccountId;
 use crate::command::{Report, ReportReply, SpentLine, UsageLine};
 use crate::ids::{Boot, Seq, SessionId, Units};
 use crate::ledger::sessions::UNACKNOWLEDGED_MAX;
+use crate::message::SessionAnswer;
 use crate::time::Mono;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
@@ -337,9 +338,13 @@ impl Reporter {
         }
     }
 
-    /// What the ledger said of a report.
-    pub fn handle_reply(&mut self, reply: &ReportReply) -> Option<Event> {
-        match *reply {
+    /// What the ledger said of a report. An answer about another session is none of this reporter's: reports of one
+    /// that was lost may be answered after the next has begun. Nor is it news that an earlier boot is fenced.
+    pub fn handle_answer(&mut self, answer: &SessionAnswer) -> Option<Event> {
+        if !self.concerns(answer) {
+            return None;
+        }
+        match answer.reply {
             ReportReply::Settled { last_seq } => {
                 self.pause_ms = REPEAT_MS;
                 while self
@@ -357,10 +362,16 @@ impl Reporter {
                 }
                 (expected > self.last_seq.next()).then_some(Event::LedgerAhead)
             }
-            ReportReply::Fenced => Some(Event::Fenced),
+            ReportReply::Fenced => (answer.boot == self.boot).then_some(Event::Fenced),
             ReportReply::Unknown | ReportReply::Expired => Some(Event::SessionLost),
             ReportReply::HashMismatch { .. } => Some(Event::Mismatch),
         }
+    }
+
+    /// Whether an answer is about this session.
+    #[must_use]
+    pub fn concerns(&self, answer: &SessionAnswer) -> bool {
+        answer.session == self.session
     }
 
     /// A later boot of this same process (it still holds its journal's lock) goes on.
@@ -393,6 +404,59 @@ mod tests {
         AccountId::parse("live/acme/-/customer/daily/open").unwrap()
     }
 
+    fn settled(last_seq: u64) -> SessionAnswer {
+        SessionAnswer {
+            session: SessionId(1),
+            boot: Boot(2),
+            reply: ReportReply::Settled {
+                last_seq: Seq(last_seq),
+            },
+        }
+    }
+
+    #[test]
+    fn answers_about_a_session_that_was_lost_do_not_touch_the_next() {
+        let mut reporter = Reporter::new(SessionId(1), Boot(2), false);
+        let seal = |reporter: &mut Reporter| {
+            reporter.add_spent(Mono(0), &account(), 1, 0);
+            assert!(reporter.seal());
+        };
+        seal(&mut reporter);
+        seal(&mut reporter);
+        assert_eq!(reporter.move_to(SessionId(5), Boot(6)).len(), 2);
+        seal(&mut reporter);
+        for reply in [
+            ReportReply::Settled { last_seq: Seq(2) },
+            ReportReply::Gap { expected: Seq(3) },
+            ReportReply::HashMismatch { seq: Seq(1) },
+            ReportReply::Expired,
+            ReportReply::Fenced,
+        ] {
+            let late = SessionAnswer {
+                reply,
+                ..settled(0)
+            };
+            assert_eq!(reporter.handle_answer(&late), None, "{late:?}");
+            assert_eq!(reporter.unacknowledged(), 1, "{late:?}");
+        }
+    }
+
+    #[test]
+    fn only_the_boot_that_reports_is_told_that_it_is_fenced() {
+        let mut reporter = Reporter::new(SessionId(1), Boot(2), true);
+        reporter.handle_new_boot(Boot(3));
+        let fenced = |boot| SessionAnswer {
+            boot,
+            reply: ReportReply::Fenced,
+            ..settled(0)
+        };
+        assert_eq!(reporter.handle_answer(&fenced(Boot(2))), None);
+        assert_eq!(
+            reporter.handle_answer(&fenced(Boot(3))),
+            Some(Event::Fenced)
+        );
+    }
+
     #[test]
     fn a_report_is_not_sent_before_it_is_written() {
         let mut reporter = Reporter::new(SessionId(1), Boot(2), true);
@@ -410,10 +474,7 @@ mod tests {
             None,
             "sent once until it is answered or late"
         );
-        assert_eq!(
-            reporter.handle_reply(&ReportReply::Settled { last_seq: Seq(1) }),
-            None
-        );
+        assert_eq!(reporter.handle_answer(&settled(1)), None);
         assert!(reporter.is_settled());
     }
 
@@ -463,7 +524,7 @@ mod tests {
             reporter.seal();
         }
         assert_eq!(reporter.unacknowledged(), UNACKNOWLEDGED_MAX);
-        reporter.handle_reply(&ReportReply::Settled { last_seq: Seq(1) });
+        reporter.handle_answer(&settled(1));
         assert!(reporter.seal());
         assert_eq!(reporter.sealed.back().unwrap().report.spent[0].leased, 3);
     }

@@ -25,7 +25,7 @@ use tollgate_core::ids::{
 use tollgate_core::message::{
     AnswerLine, EdgeMessage, Held, Hello, Lease, LeaseAnswer, LeaseLine, LeaseState, NodeMessage,
     Principal, PrincipalLimit, Recall, Resolve, ResolveAnswer, ResolveOutcome, Route, Sender,
-    SlotAnswer, SlotLease, SlotOutcome,
+    SessionAnswer, SlotAnswer, SlotLease, SlotOutcome,
 };
 use tollgate_core::time::LedgerTime;
 use tollgate_wire::codec::{DecodeError, budget, decode, encode};
@@ -456,11 +456,16 @@ fn what_nodes_send() {
                 number: 3,
                 keep: 12,
             }),
-            NodeMessage::Report {
-                seq: Seq(17),
+            NodeMessage::Report(SessionAnswer {
+                session: SessionId(9),
+                boot: Boot(301),
                 reply: report_replies().remove(0),
-            },
-            NodeMessage::Closed(report_replies().remove(0)),
+            }),
+            NodeMessage::Closed(SessionAnswer {
+                session: SessionId(9),
+                boot: Boot(301),
+                reply: report_replies().remove(0),
+            }),
             NodeMessage::Push {
                 revision: revision(),
             },

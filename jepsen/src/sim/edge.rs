@@ -479,8 +479,8 @@ impl World {
                 self.follow_revision(number, node, revision);
             }
             Wire::Changed { revision } => self.catalog_changed(number, revision),
-            Wire::Reported(reply) => self.report_answered(number, &reply),
-            Wire::Closed(reply) => self.session_closed(number, &reply),
+            Wire::Reported(answer) => self.report_answered(number, &answer),
+            Wire::Closed(answer) => self.session_closed(number, &answer),
             Wire::Resolved {
                 customer,
                 lease_no,

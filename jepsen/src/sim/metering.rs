@@ -10,6 +10,7 @@ use tollgate_core::account::Environment;
 use tollgate_core::command::{ReportReply, UsageLine};
 use tollgate_core::ids::{Boot, Seq, SessionId};
 use tollgate_core::lessee::Cell as _;
+use tollgate_core::message::SessionAnswer;
 use tollgate_core::reporter::{self, JournalRecord, Reporter};
 
 /// How often use that is in no report is written to the journal.
@@ -170,7 +171,8 @@ impl World {
     }
 
     /// The ledger's word on a report reaches the edge.
-    pub(super) fn report_answered(&mut self, number: usize, reply: &ReportReply) {
+    pub(super) fn report_answered(&mut self, number: usize, answer: &SessionAnswer) {
+        let reply = &answer.reply;
         let edge = &mut self.edges[number];
         let (Some(reporter), Some(session)) = (&mut edge.reporter, edge.session) else {
             return;
@@ -179,7 +181,7 @@ impl World {
             let known = Seq(last_seq.0.min(reporter.last_seq().0));
             self.truth.acknowledged(session, known);
         }
-        let event = reporter.handle_reply(reply);
+        let event = reporter.handle_answer(answer);
         match event {
             None => {
                 if let ReportReply::Settled { last_seq } = reply
@@ -228,11 +230,12 @@ impl World {
     }
 
     /// The session is closed: the process ends, the next start begins another session.
-    pub(super) fn session_closed(&mut self, number: usize, reply: &ReportReply) {
-        if !self.edges[number].leaving {
+    pub(super) fn session_closed(&mut self, number: usize, answer: &SessionAnswer) {
+        let edge = &self.edges[number];
+        if !edge.leaving || edge.session != Some(answer.session) {
             return;
         }
-        match reply {
+        match &answer.reply {
             ReportReply::Settled { .. } | ReportReply::Expired => self.left(number),
             ReportReply::Fenced => self.open_again(number),
             other => {

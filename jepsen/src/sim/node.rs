@@ -9,12 +9,12 @@ use super::raft::{Leadership, Proposal};
 use super::wire::{Asker, Limits, Wire};
 use super::world::{Event, World};
 use std::collections::BTreeMap;
-use tollgate_core::command::{CloseSession, Command, OpenNode, OpenNodeReply, Reply};
-use tollgate_core::ids::{Boot, Incarnation, LeaseNo, NodeId, Nonce, Revision, Units};
+use tollgate_core::command::{CloseSession, Command, OpenNode, OpenNodeReply, Reply, ReportReply};
+use tollgate_core::ids::{Boot, Incarnation, LeaseNo, NodeId, Nonce, Revision, SessionId, Units};
 use tollgate_core::issuer::{Issuer, Output, ResolveLease};
 use tollgate_core::ledger::Ledger;
 use tollgate_core::ledger::records::{Record, RecordKey};
-use tollgate_core::message::{LeaseAnswer, Route};
+use tollgate_core::message::{LeaseAnswer, Route, SessionAnswer};
 use tollgate_core::placement;
 use tollgate_core::time::Mono;
 
@@ -397,14 +397,14 @@ impl World {
                     self.drain(number);
                 }
             }
-            (Asker::Edge { edge, start }, reply) => {
+            (Asker::Edge { edge, start, about }, reply) => {
                 if self.start_of(Actor::Edge(*edge)) != Some(*start) {
                     return;
                 }
                 let wire = match reply {
                     Reply::OpenSession(reply) => Wire::Opened(reply),
-                    Reply::Report(reply) => Wire::Reported(reply),
-                    Reply::CloseSession(reply) => Wire::Closed(reply),
+                    Reply::Report(reply) => Wire::Reported(answer(*about, reply)),
+                    Reply::CloseSession(reply) => Wire::Closed(answer(*about, reply)),
                     _ => return,
                 };
                 self.send(Actor::Node(number), Actor::Edge(*edge), wire);
@@ -511,7 +511,7 @@ impl World {
 
     fn node_receives_from_edge(&mut self, number: usize, edge: usize, start: u32, wire: Wire) {
         let (me, to) = (Actor::Node(number), Actor::Edge(edge));
-        let for_edge = Asker::Edge { edge, start };
+        let for_edge = |about| Asker::Edge { edge, start, about };
         let now = self.now;
         let node = &mut self.nodes[number];
         let mono = node.mono(now);
@@ -519,7 +519,7 @@ impl World {
         match wire {
             Wire::Hello { boot } => self.greet(number, edge, start, boot),
             Wire::Open(open) => {
-                self.propose(number, for_edge, Command::OpenSession(open));
+                self.propose(number, for_edge(None), Command::OpenSession(open));
             }
             Wire::Keepalive { boot } => {
                 if let Some(contact) = node.contacts.get_mut(&boot) {
@@ -553,7 +553,8 @@ impl World {
                 self.drain(number);
             }
             Wire::Report(report) => {
-                self.propose(number, for_edge, Command::Report(report));
+                let about = Some((report.session, report.boot));
+                self.propose(number, for_edge(about), Command::Report(report));
             }
             Wire::Close {
                 session,
@@ -565,7 +566,8 @@ impl World {
                     boot,
                     last_seq,
                 };
-                self.propose(number, for_edge, Command::CloseSession(close));
+                let about = Some((session, boot));
+                self.propose(number, for_edge(about), Command::CloseSession(close));
             }
             Wire::Changes => self.send(me, to, Wire::Changed { revision }),
             _ => {}
@@ -643,5 +645,14 @@ impl World {
             self.send(Actor::Node(number), Actor::Edge(edge), wire);
         }
         self.drain(number);
+    }
+}
+
+fn answer(about: Option<(SessionId, Boot)>, reply: ReportReply) -> SessionAnswer {
+    let (session, boot) = about.unwrap_or_default();
+    SessionAnswer {
+        session,
+        boot,
+        reply,
     }
 }

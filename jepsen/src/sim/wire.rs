@@ -2,9 +2,9 @@
 
 use super::network::Actor;
 use tollgate_core::account::AccountId;
-use tollgate_core::command::{Command, OpenSession, OpenSessionReply, Reply, Report, ReportReply};
+use tollgate_core::command::{Command, OpenSession, OpenSessionReply, Reply, Report};
 use tollgate_core::ids::{Boot, LeaseNo, Revision, Seq, SessionId, Units};
-use tollgate_core::message::{Held, Lease, LeaseAnswer, Recall, Route, SlotAnswer};
+use tollgate_core::message::{Held, Lease, LeaseAnswer, Recall, Route, SessionAnswer, SlotAnswer};
 
 /// A message on its way between two processes; dropped when its receiver started anew meanwhile.
 #[derive(Clone, Debug)]
@@ -22,8 +22,12 @@ pub(super) struct Envelope {
 pub(super) enum Asker {
     /// The node itself: its boot, its issuer's position, or an assignment.
     Node,
-    /// An edge connected to the node.
-    Edge { edge: usize, start: u32 },
+    /// An edge connected to the node, about a boot of a session where it has one.
+    Edge {
+        edge: usize,
+        start: u32,
+        about: Option<(SessionId, Boot)>,
+    },
     /// Nobody: the workload's changes are repeated until they are in the log.
     Nobody,
 }
@@ -76,8 +80,8 @@ pub(super) enum Wire {
     },
     Answer(LeaseAnswer),
     Recall(Recall),
-    Reported(ReportReply),
-    Closed(ReportReply),
+    Reported(SessionAnswer),
+    Closed(SessionAnswer),
     Push {
         revision: Revision,
     },

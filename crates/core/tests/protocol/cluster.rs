@@ -8,14 +8,14 @@ use crate::lessee_script::PlainCell;
 use crate::world::{World, account, catalog, name, slot};
 use tollgate_core::command::{
     Assign, Command, OpenNode, OpenSession, OpenSessionReply, Position, PositionReply, Reply,
-    Report, ReportReply,
+    Report,
 };
 use tollgate_core::ids::{Boot, Incarnation, LeaseNo, NodeId, Nonce, Revision, SessionId, Units};
 use tollgate_core::issuer::{self, Issuer, ResolveLease};
 use tollgate_core::ledger::Ledger;
 use tollgate_core::ledger::accounts::Row;
 use tollgate_core::lessee::{self, Cell, Lessee, Resolved};
-use tollgate_core::message::{Held, Lease, LeaseAnswer, Recall, SlotAnswer};
+use tollgate_core::message::{Held, Lease, LeaseAnswer, Recall, SessionAnswer, SlotAnswer};
 use tollgate_core::reporter::{JournalRecord, Reporter};
 use tollgate_core::time::Mono;
 
@@ -28,7 +28,7 @@ enum Message {
     Position(usize, Position),
     Report(Report),
     Stands(usize, PositionReply),
-    Reported(Boot, ReportReply),
+    Reported(SessionAnswer),
     Answer((NodeId, Boot), LeaseAnswer),
     Resolved((NodeId, Boot), Boot, Resolved, Revision, Option<SlotAnswer>),
     Recall((NodeId, Boot), Boot, Recall),
@@ -362,19 +362,23 @@ impl Cluster {
                 self.post(Message::Stands(node, reply));
             }
             Message::Report(report) => {
-                let boot = report.boot;
+                let (session, boot) = (report.session, report.boot);
                 let Reply::Report(reply) = self.world.tell(Command::Report(report)) else {
                     panic!("a report is answered as one");
                 };
-                self.post(Message::Reported(boot, reply));
+                self.post(Message::Reported(SessionAnswer {
+                    session,
+                    boot,
+                    reply,
+                }));
             }
             Message::Stands(node, reply) => {
                 let node = &mut self.nodes[node];
                 node.issuer.handle_position(now, &node.replica, &reply);
             }
-            Message::Reported(boot, reply) => {
-                if let Some(edge) = self.edge_of(boot) {
-                    let event = edge.reporter.handle_reply(&reply);
+            Message::Reported(answer) => {
+                if let Some(edge) = self.edge_of(answer.boot) {
+                    let event = edge.reporter.handle_answer(&answer);
                     assert_eq!(event, None, "a living edge's report meets no surprise");
                 }
             }

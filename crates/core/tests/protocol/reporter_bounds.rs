@@ -5,6 +5,7 @@ use tollgate_core::account::{AccountId, Environment, Name};
 use tollgate_core::command::{LINES_MAX, Report, ReportReply, UsageLine};
 use tollgate_core::ids::{Boot, Seq, SessionId, Units};
 use tollgate_core::ledger::sessions::UNACKNOWLEDGED_MAX;
+use tollgate_core::message::SessionAnswer;
 use tollgate_core::reporter::{JournalRecord, REPORT_BYTES_MAX, Reporter};
 use tollgate_core::time::Mono;
 
@@ -75,8 +76,12 @@ impl Driver {
     fn pump(&mut self, now: Mono) {
         while self.under_way.front().is_some_and(|(at, _)| *at <= now) {
             let (_, last_seq) = self.under_way.pop_front().unwrap();
-            let settled = ReportReply::Settled { last_seq };
-            assert_eq!(self.reporter.handle_reply(&settled), None);
+            let settled = SessionAnswer {
+                session: SessionId(1),
+                boot: Boot(2),
+                reply: ReportReply::Settled { last_seq },
+            };
+            assert_eq!(self.reporter.handle_answer(&settled), None);
         }
         let due = |reporter: &Reporter| {
             let open = reporter.open_for_ms(now);

@@ -89,8 +89,8 @@ impl Driver {
             NodeMessage::Resolve(answer) => self.handle_resolved(now, from, answer),
             NodeMessage::Lease(answer) => self.handle_lease_answer(now, from, &answer),
             NodeMessage::Recall(recall) => self.lessee.handle_recall(now, from, &recall),
-            NodeMessage::Report { reply, .. } => self.handle_report_reply(&reply),
-            NodeMessage::Closed(reply) => self.handle_closed(&reply),
+            NodeMessage::Report(answer) => self.handle_report_answer(&answer),
+            NodeMessage::Closed(answer) => self.handle_closed(&answer),
             NodeMessage::Unavailable(reason) => {
                 tracing::debug!(node = %from.0, %reason, "asking elsewhere");
                 self.reports.handle_unable(now, from.0);

@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use tollgate_core::command::ReportReply;
 use tollgate_core::ids::NodeId;
 use tollgate_core::lessee::Cell;
+use tollgate_core::message::SessionAnswer;
 
 /// An unanswered end of the session is sent again, to another node, after this.
 const CLOSE_AGAIN_MS: u64 = 500;
@@ -53,11 +54,14 @@ impl Driver {
         });
     }
 
-    pub(super) fn handle_closed(&mut self, reply: &ReportReply) {
-        let Some(closing) = &mut self.closing else {
+    pub(super) fn handle_closed(&mut self, answer: &SessionAnswer) {
+        let (Some(closing), Some(reporter)) = (&mut self.closing, &self.reports.reporter) else {
             return;
         };
-        match reply {
+        if !reporter.concerns(answer) {
+            return;
+        }
+        match answer.reply {
             ReportReply::Settled { .. } | ReportReply::Expired => {
                 closing.closed = true;
                 self.reports
@@ -66,7 +70,7 @@ impl Driver {
             }
             _ => {
                 closing.asked = None;
-                self.handle_report_reply(reply);
+                self.handle_report_answer(answer);
             }
         }
     }

@@ -13,7 +13,7 @@ use tollgate_core::account::AccountId;
 use tollgate_core::command::ReportReply;
 use tollgate_core::ids::{NodeId, Seq, Units};
 use tollgate_core::lessee::Cell;
-use tollgate_core::message::EdgeMessage;
+use tollgate_core::message::{EdgeMessage, SessionAnswer};
 use tollgate_core::reporter::{Event, JournalRecord, Reporter};
 
 /// Pause before reports go to another node because one could not serve.
@@ -217,14 +217,14 @@ impl Driver {
         self.reports.writer.start();
     }
 
-    pub(super) fn handle_report_reply(&mut self, reply: &ReportReply) {
+    pub(super) fn handle_report_answer(&mut self, answer: &SessionAnswer) {
         let Some(reporter) = &mut self.reports.reporter else {
             return;
         };
         let before = reporter.unacknowledged();
-        let event = reporter.handle_reply(reply);
+        let event = reporter.handle_answer(answer);
         let settled = before.saturating_sub(reporter.unacknowledged());
-        if let ReportReply::Settled { last_seq } = reply
+        if let ReportReply::Settled { last_seq } = &answer.reply
             && settled > 0
         {
             self.traffic.reports_settled += u64::try_from(settled).unwrap_or(u64::MAX);

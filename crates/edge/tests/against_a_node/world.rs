@@ -21,7 +21,7 @@ use tollgate_core::ids::{Boot, Incarnation, NodeId, Nonce, Revision, Slot, Units
 use tollgate_core::issuer::{Issuer, Output, ResolveLease};
 use tollgate_core::ledger::Ledger;
 use tollgate_core::message::{
-    EdgeMessage, Hello, NodeMessage, Resolve, ResolveAnswer, ResolveOutcome, Sender,
+    EdgeMessage, Hello, NodeMessage, Resolve, ResolveAnswer, ResolveOutcome, Sender, SessionAnswer,
 };
 use tollgate_core::time::{LedgerTime, Mono};
 use tollgate_edge::{Edge, EdgeConfig, NodeConfig, TlsConfig};
@@ -578,11 +578,15 @@ impl State {
             }
             EdgeMessage::Report(report) => {
                 self.asked.reports += 1;
-                let seq = report.seq;
+                let (session, boot) = (report.session, report.boot);
                 let Reply::Report(reply) = self.apply(Command::Report(report)) else {
                     panic!("no report")
                 };
-                (!self.lose_report_answers).then_some(NodeMessage::Report { seq, reply })
+                (!self.lose_report_answers).then_some(NodeMessage::Report(SessionAnswer {
+                    session,
+                    boot,
+                    reply,
+                }))
             }
             EdgeMessage::CloseSession { last_seq } => {
                 // Not known yet who this is: it asks again.
@@ -602,7 +606,11 @@ impl State {
                 let Reply::CloseSession(reply) = self.apply(Command::CloseSession(close)) else {
                     panic!("no close")
                 };
-                Some(NodeMessage::Closed(reply))
+                Some(NodeMessage::Closed(SessionAnswer {
+                    session,
+                    boot,
+                    reply,
+                }))
             }
         };
         let node = &self.nodes[&id];

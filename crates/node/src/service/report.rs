@@ -9,7 +9,7 @@ use crate::consensus::ProposeError;
 use std::sync::Arc;
 use tollgate_core::command::{CloseSession, Command, Reply, Report, ReportReply};
 use tollgate_core::ids::SessionId;
-use tollgate_core::message::{EdgeMessage, NodeMessage};
+use tollgate_core::message::{EdgeMessage, NodeMessage, SessionAnswer};
 use tollgate_wire::quic::Framed;
 
 pub(super) async fn serve(contact: &Arc<Contact>, framed: Framed) -> Result<(), Violation> {
@@ -33,7 +33,11 @@ pub(super) async fn serve(contact: &Arc<Contact>, framed: Framed) -> Result<(), 
                     .propose(&Command::CloseSession(close))
                     .await
                 {
-                    Ok(Reply::CloseSession(reply)) => NodeMessage::Closed(reply),
+                    Ok(Reply::CloseSession(reply)) => NodeMessage::Closed(SessionAnswer {
+                        session,
+                        boot,
+                        reply,
+                    }),
                     other => unavailable(contact, other)?,
                 }
             }
@@ -55,10 +59,11 @@ pub(super) async fn serve(contact: &Arc<Contact>, framed: Framed) -> Result<(), 
 async fn settle(contact: &Contact, report: Report) -> Result<NodeMessage, Violation> {
     let Some(bound) = contact.bound_for(report.boot).await? else {
         // What the ledger would say.
-        return Ok(NodeMessage::Report {
-            seq: report.seq,
+        return Ok(NodeMessage::Report(SessionAnswer {
+            session: report.session,
+            boot: report.boot,
             reply: ReportReply::Fenced,
-        });
+        }));
     };
     // A boot that was fenced before its connection was made has no session known here.
     if report.session != bound.session && bound.session != SessionId(0) {
@@ -67,7 +72,7 @@ async fn settle(contact: &Contact, report: Report) -> Result<NodeMessage, Violat
             report.session, bound.session
         )));
     }
-    let seq = report.seq;
+    let (session, boot) = (report.session, report.boot);
     let counts = &contact.service.counts;
     match contact
         .service
@@ -80,7 +85,11 @@ async fn settle(contact: &Contact, report: Report) -> Result<NodeMessage, Violat
                 ReportReply::Settled { .. } => count(&counts.reports_settled),
                 _ => count(&counts.reports_refused),
             }
-            Ok(NodeMessage::Report { seq, reply })
+            Ok(NodeMessage::Report(SessionAnswer {
+                session,
+                boot,
+                reply,
+            }))
         }
         other => unavailable(contact, other),
     }

@@ -325,7 +325,7 @@ impl Edge {
         loop {
             send(&mut self.reports, &EdgeMessage::Report(report.clone())).await;
             match next(&mut self.reports).await {
-                NodeMessage::Report { reply, .. } => return reply,
+                NodeMessage::Report(answer) => return answer.reply,
                 NodeMessage::Unavailable(_) => {}
                 other => panic!("unexpected: {other:?}"),
             }
@@ -342,7 +342,7 @@ impl Edge {
             )
             .await;
             match next(&mut self.reports).await {
-                NodeMessage::Closed(reply) => return reply,
+                NodeMessage::Closed(answer) => return answer.reply,
                 NodeMessage::Unavailable(_) => {}
                 other => panic!("unexpected: {other:?}"),
             }
