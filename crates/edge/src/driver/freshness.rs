@@ -25,6 +25,8 @@ pub(super) struct Freshness {
     ahead: Vec<(Revision, Mono)>,
     fresh_at: Option<Mono>,
     asked: Option<(NodeId, Mono)>,
+    /// Whether it answered, and knew nothing that was news: the next question waits as if it had not.
+    answered_in_vain: bool,
     /// Revision that the refresh under way leads to.
     target: Option<Revision>,
 }
@@ -47,6 +49,9 @@ impl Freshness {
         let news = revision > self.known;
         if news {
             self.teller = Some(node);
+            if std::mem::take(&mut self.answered_in_vain) {
+                self.asked = None;
+            }
         }
         self.known = self.known.max(revision);
         news
@@ -79,6 +84,7 @@ impl Freshness {
 
     pub(super) fn asked(&mut self, now: Mono, node: NodeId) {
         self.asked = Some((node, now));
+        self.answered_in_vain = false;
     }
 
     /// The node that was asked cannot tell, or is gone.
@@ -93,12 +99,13 @@ impl Freshness {
     /// Changes up to `revision` were named: once their principals are refreshed the view is there. Answers
     /// whether they are news.
     pub(super) fn begin(&mut self, revision: Revision) -> bool {
-        self.asked = None;
         self.known = self.known.max(revision);
         let news = self.target.is_none() && revision > self.acted;
         if news {
+            self.asked = None;
             self.target = Some(revision);
         }
+        self.answered_in_vain = !news;
         news
     }
 
@@ -151,6 +158,29 @@ mod tests {
             freshness.fresh_at(),
             Some(Mono(700)),
             "an older one takes nothing back"
+        );
+    }
+
+    #[test]
+    fn a_node_that_knows_nothing_new_is_not_asked_in_a_loop() {
+        let mut freshness = Freshness::default();
+        freshness.reach(revision(5));
+        freshness.hear(NodeId(1), revision(7));
+        // Its teller is gone; whoever is left has not heard of the commit.
+        freshness.asked(Mono(2000), NodeId(2));
+        assert!(!freshness.begin(revision(5)));
+        assert_eq!(freshness.wants_changes(Mono(2001)), None);
+        assert_eq!(
+            freshness.wants_changes(Mono(2500)),
+            Some((None, Some(NodeId(2))))
+        );
+        freshness.asked(Mono(2500), NodeId(3));
+        assert!(!freshness.begin(revision(5)));
+        // What was not known when it was asked is asked for at once.
+        assert!(freshness.hear(NodeId(3), revision(8)));
+        assert_eq!(
+            freshness.wants_changes(Mono(2501)),
+            Some((Some(NodeId(3)), None))
         );
     }
 
