@@ -387,6 +387,27 @@ fn an_identity_has_room_for_so_many_sessions_and_open_ones_stay() {
 }
 
 #[test]
+fn a_session_that_is_opened_again_under_its_number_is_not_silent() {
+    let mut book = Book::new(&["requests"], 1);
+    let (session, boot) = book.opened("e", 1);
+    let again = Command::OpenSession(OpenSession {
+        session: Some(session),
+        nonce: Nonce(1),
+        identity: name("e"),
+        incarnation: Incarnation(1),
+    });
+    for _ in 0..3 {
+        book.now += SESSION_RETENTION_MS - 1;
+        book.tell(again.clone());
+        book.tell(Command::Tick);
+        assert_eq!(book.ledger.session(session).map(|s| s.boot), Some(boot));
+    }
+    book.now += SESSION_RETENTION_MS + 1;
+    book.tell(Command::Tick);
+    assert!(book.ledger.session(session).is_none());
+}
+
+#[test]
 fn a_first_open_finds_its_session_by_the_latest_start_and_only_while_it_is_open() {
     let mut book = Book::new(&["requests"], 1);
     let (first, _) = book.opened("e", 1);

@@ -10,6 +10,7 @@ use crate::journal::{JournalEntry, Kept, entries_of};
 use crate::status::SessionState;
 use tollgate_core::command::OpenSessionReply;
 use tollgate_core::ids::{Boot, Incarnation, NodeId, Nonce, Seq, SessionId};
+use tollgate_core::ledger::sessions::SESSION_RETENTION_MS;
 use tollgate_core::message::EdgeMessage;
 use tollgate_core::reporter::Reporter;
 
@@ -17,6 +18,11 @@ use tollgate_core::reporter::Reporter;
 const OPEN_AGAIN_MS: u64 = 1000;
 /// Pause before another node is asked because one could not answer.
 const ELSEWHERE_MS: u64 = 100;
+/// How often an open session is opened again under the same number, which changes nothing but when the ledger heard
+/// of it: an edge that has no use to report must not be taken for one that is gone.
+const SAY_AGAIN_MS: u64 = 24 * 3_600_000;
+
+const _: () = assert!(SAY_AGAIN_MS * 7 < SESSION_RETENTION_MS);
 
 enum Phase {
     Opening {
@@ -27,6 +33,8 @@ enum Phase {
     Open {
         session: SessionId,
         boot: Boot,
+        /// When the ledger was told last.
+        said_at: Mono,
     },
     Failed(String),
     Closed,
@@ -84,12 +92,22 @@ impl Session {
     pub(super) fn state(&self) -> SessionState {
         match &self.phase {
             Phase::Opening { .. } => SessionState::Opening,
-            Phase::Open { session, boot } => SessionState::Open {
+            Phase::Open { session, boot, .. } => SessionState::Open {
                 session: *session,
                 boot: *boot,
             },
             Phase::Failed(reason) => SessionState::Failed(reason.clone()),
             Phase::Closed => SessionState::Closed,
+        }
+    }
+
+    /// The open session, if the ledger is to hear of it again.
+    fn to_say_again(&self, now: Mono) -> Option<SessionId> {
+        match self.phase {
+            Phase::Open {
+                session, said_at, ..
+            } if now.since_ms(said_at) >= SAY_AGAIN_MS => Some(session),
+            _ => None,
         }
     }
 
@@ -158,6 +176,7 @@ impl Driver {
     }
 
     pub(super) fn pump_session(&mut self, now: Mono) {
+        self.say_again(now);
         let written = self
             .session
             .ticket
@@ -182,6 +201,22 @@ impl Driver {
                 session,
                 asked: Some((to, now)),
             };
+        }
+    }
+
+    fn say_again(&mut self, now: Mono) {
+        let (Some(session), Some(to)) = (self.session.to_say_again(now), self.nodes.any(None))
+        else {
+            return;
+        };
+        let open = EdgeMessage::OpenSession {
+            session: Some(session),
+            nonce: self.session.nonce,
+        };
+        if self.nodes.send(to, Stream::Control, open)
+            && let Phase::Open { said_at, .. } = &mut self.session.phase
+        {
+            *said_at = now;
         }
     }
 
@@ -283,7 +318,11 @@ impl Driver {
         }
         self.lessee.handle_new_boot(now, boot);
         self.introduce(self.session.incarnation, Some(boot));
-        self.session.phase = Phase::Open { session, boot };
+        self.session.phase = Phase::Open {
+            session,
+            boot,
+            said_at: now,
+        };
         if self.closing.is_none() {
             self.view.set_open(true);
         }
@@ -300,7 +339,7 @@ impl Driver {
 
     /// The ledger knows a later boot of this session.
     pub(super) fn handle_fenced(&mut self) {
-        let Phase::Open { session, boot } = self.session.phase else {
+        let Phase::Open { session, boot, .. } = self.session.phase else {
             return;
         };
         if self.reports.writer.keeps_journal() {
@@ -308,8 +347,9 @@ impl Driver {
             self.open_again(Some(session));
         } else {
             self.fail(format!(
-                "fenced: another process opened session {session} after boot {boot}. Does it use the same \
-                 certificate? Give each edge its own, and a journal if it shall come back after this"
+                "fenced: another process opened session {session} after boot {boot}, or the cluster did not hear of \
+                 it for 35 days. Does another process use the same certificate? Give each edge its own, and a \
+                 journal if it shall come back after this"
             ));
         }
     }
@@ -320,5 +360,32 @@ impl Driver {
             tracing::error!(why, "the session is lost, a new one is opened");
             self.open_new_session();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ledger_hears_of_an_open_session_every_day() {
+        let mut session = Session::new(Nonce(7), None);
+        assert_eq!(
+            session.to_say_again(Mono(3 * SAY_AGAIN_MS)),
+            None,
+            "opening"
+        );
+        session.phase = Phase::Open {
+            session: SessionId(3),
+            boot: Boot(4),
+            said_at: Mono(1000),
+        };
+        assert_eq!(session.to_say_again(Mono(SAY_AGAIN_MS + 999)), None);
+        assert_eq!(
+            session.to_say_again(Mono(SAY_AGAIN_MS + 1000)),
+            Some(SessionId(3))
+        );
+        session.phase = Phase::Closed;
+        assert_eq!(session.to_say_again(Mono(3 * SAY_AGAIN_MS)), None);
     }
 }
