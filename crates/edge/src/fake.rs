@@ -203,6 +203,7 @@ impl FakeEdge {
             accounts: state.accounts.len(),
             held: free.fold(0, Units::saturating_add),
             unacknowledged: 0,
+            journal_late: 0,
             traffic: TrafficCounts::default(),
         }
     }

@@ -91,6 +91,9 @@ pub struct Status {
     pub held: Units,
     /// Reports without an acknowledgement.
     pub unacknowledged: usize,
+    /// Checkpoints that were on disk later than a `journal_interval` after the one before was collected: a crash
+    /// then would have lost more than was promised.
+    pub journal_late: u64,
     /// What went over the wire.
     pub traffic: TrafficCounts,
 }

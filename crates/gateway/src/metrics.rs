@@ -192,6 +192,11 @@ fn traffic(page: &mut Page, status: &Status) {
             traffic.reports_settled,
         ),
         (
+            "journal_late_total",
+            "Checkpoints on disk later than journal_interval after the one before.",
+            status.journal_late,
+        ),
+        (
             "recalls_total",
             "Recalls of units answered.",
             traffic.recalls,

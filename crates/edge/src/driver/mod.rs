@@ -11,6 +11,7 @@ mod closing;
 mod freshness;
 mod known;
 mod nodes;
+mod pace;
 mod reports;
 mod resolve;
 mod session;
@@ -32,7 +33,8 @@ use closing::Closing;
 use freshness::Freshness;
 use known::Known;
 use nodes::{Nodes, Stream};
-use reports::Reports;
+use pace::Pace;
+use reports::{Reports, ms};
 use resolve::{Asker, Resolves};
 use session::Session;
 use std::collections::VecDeque;
@@ -53,11 +55,6 @@ pub(crate) const ASKS_MAX: usize = 8192;
 pub(crate) const EVENTS_MAX: usize = 1024;
 /// Asks and events taken before the outputs are looked at.
 const BATCH: usize = 512;
-/// How often cells are measured and use is collected.
-const OBSERVE: Duration = Duration::from_millis(250);
-/// A pass over all cells is followed by at least so many times its own duration without one: a million
-/// accounts slow the measuring down, not the driver.
-const OBSERVE_REST: u64 = 8;
 /// How often the driver looks at its timers while something waits.
 const BUSY_TICK: Duration = Duration::from_millis(10);
 /// A need that was told to the lessee is told again after this while checks wait.
@@ -105,7 +102,7 @@ pub(crate) struct Driver {
     /// Denied credentials in the view, oldest first.
     denials: VecDeque<Hash>,
     traffic: TrafficCounts,
-    observe_at: Mono,
+    pace: Pace,
     kept_alive_at: Mono,
     wanted_at: Mono,
     closing: Option<Closing>,
@@ -137,6 +134,7 @@ impl Driver {
             nonce,
         } = inputs;
         let kept = journal.as_ref().map(|journal| journal.kept().clone());
+        let journal_interval_ms = journal.is_some().then(|| ms(config.journal_interval));
         Self {
             nodes: Nodes::new(&config.nodes),
             session: Session::new(nonce, kept),
@@ -149,7 +147,7 @@ impl Driver {
             freshness: Freshness::default(),
             denials: VecDeque::new(),
             traffic: TrafficCounts::default(),
-            observe_at: Mono(0),
+            pace: Pace::new(journal_interval_ms),
             kept_alive_at: Mono(0),
             wanted_at: Mono(0),
             closing: None,
@@ -174,6 +172,7 @@ impl Driver {
             accounts: 0,
             held: 0,
             unacknowledged: 0,
+            journal_late: 0,
             traffic: TrafficCounts::default(),
         }
     }
@@ -198,12 +197,13 @@ impl Driver {
             let now = clock::now();
             if Instant::now() >= tick {
                 self.handle_time(now);
-                let pause = if self.is_waiting() {
-                    BUSY_TICK
-                } else {
-                    OBSERVE
-                };
-                tick = Instant::now() + pause;
+                let pause = Duration::from_millis(self.pace.until_due_ms(now));
+                tick = Instant::now()
+                    + if self.is_waiting() {
+                        pause.min(BUSY_TICK)
+                    } else {
+                        pause
+                    };
             } else if self.is_waiting() {
                 tick = tick.min(Instant::now() + BUSY_TICK);
             }
@@ -340,18 +340,16 @@ impl Driver {
                 self.look_after(now, &account, true);
             }
         }
-        if now >= self.observe_at {
+        if self.pace.is_due(now) {
             self.lessee.observe(now);
             self.collect(now);
             self.let_go();
             self.publish(now);
-            let after = clock::now();
-            let pause_ms = after.since_ms(now).saturating_mul(OBSERVE_REST);
-            let observe_ms = u64::try_from(OBSERVE.as_millis()).unwrap_or(u64::MAX);
-            self.observe_at = now.plus_ms(observe_ms).max(after.plus_ms(pause_ms));
+            if self.pace.handle_pass(now, clock::now()) {
+                self.reports.checkpoint_due(now);
+            }
         }
-        let keepalive_ms = u64::try_from(self.config.keepalive.as_millis()).unwrap_or(u64::MAX);
-        if now.since_ms(self.kept_alive_at) >= keepalive_ms {
+        if now.since_ms(self.kept_alive_at) >= ms(self.config.keepalive) {
             self.keep_alive(now);
         }
     }
@@ -504,6 +502,7 @@ impl Driver {
             accounts: self.reports.accounts,
             held: self.reports.held,
             unacknowledged: self.reports.unacknowledged(),
+            journal_late: self.reports.journal_late,
             traffic: TrafficCounts {
                 resolves: self.resolves.sent,
                 dropped: self.nodes.dropped,

@@ -4,7 +4,7 @@
 //! "written before sent" are [`Reporter`]'s.
 
 use super::nodes::Stream;
-use super::writer::{Step, Writer};
+use super::writer::{Step, Ticket, Writer};
 use super::{Driver, Mono};
 use crate::journal::{Journal, JournalError, entries_of};
 use std::collections::BTreeMap;
@@ -32,7 +32,13 @@ pub(super) struct Reports {
     avoid: Option<NodeId>,
     /// Nothing is sent before this moment.
     not_before: Mono,
-    checkpointed_at: Mono,
+    /// A pass whose use is to be written down, and when it began.
+    checkpoint_due: Option<Mono>,
+    /// The checkpoint on its way to the disk: when it is there, and when its pass began.
+    writing: Option<(Ticket, Mono)>,
+    /// When the last pass began of which all use is on disk.
+    safe_until: Option<Mono>,
+    pub(super) journal_late: u64,
     /// Accounts with a cell, and the units in them, at the last look.
     pub(super) accounts: usize,
     pub(super) held: Units,
@@ -47,7 +53,10 @@ impl Reports {
             node: None,
             avoid: None,
             not_before: Mono(0),
-            checkpointed_at: Mono(0),
+            checkpoint_due: None,
+            writing: None,
+            safe_until: None,
+            journal_late: 0,
             accounts: 0,
             held: 0,
         }
@@ -84,6 +93,32 @@ impl Reports {
         self.not_before = now.plus_ms(ELSEWHERE_MS);
     }
 
+    /// The use collected by the pass that began at `now` is to be on disk soon.
+    pub(super) fn checkpoint_due(&mut self, now: Mono) {
+        self.checkpoint_due = Some(now);
+    }
+
+    /// Looks whether the checkpoint under way is on disk, and whether it was late. `interval_ms` is what was promised.
+    fn look_at_checkpoint(&mut self, now: Mono, interval_ms: u64) {
+        let Some((ticket, collected_at)) = self.writing else {
+            return;
+        };
+        if !self.writer.is_done(ticket) {
+            return;
+        }
+        self.writing = None;
+        let before = self.safe_until.replace(collected_at);
+        let age_ms = before.map_or(0, |before| now.since_ms(before));
+        if age_ms > interval_ms {
+            self.journal_late = self.journal_late.saturating_add(1);
+            tracing::warn!(
+                age_ms,
+                interval_ms,
+                "the journal is late: a crash would have lost use that is older than journal_interval"
+            );
+        }
+    }
+
     fn resend(&mut self) {
         if let Some(reporter) = &mut self.reporter {
             reporter.handle_reconnected();
@@ -91,7 +126,7 @@ impl Reports {
     }
 }
 
-fn ms(duration: Duration) -> u64 {
+pub(super) fn ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -192,16 +227,19 @@ impl Driver {
         };
         let mut records: Vec<JournalRecord> =
             std::iter::from_fn(|| reporter.poll_journal()).collect();
-        // Written twice as often as use may be lost: the time a write takes is part of that.
-        let interval_ms = ms(self.config.journal_interval) / 2;
-        let due = now.since_ms(self.reports.checkpointed_at) >= interval_ms;
-        if due && self.reports.writer.has_room() {
-            self.reports.checkpointed_at = now;
+        let mut collected_at = None;
+        if self.reports.checkpoint_due.is_some() && self.reports.writer.has_room() {
+            collected_at = self.reports.checkpoint_due.take();
             records.extend(reporter.checkpoint());
         }
         let entries = records.into_iter().flat_map(entries_of);
-        self.reports.writer.push(entries.map(Step::Append));
+        let ticket = self.reports.writer.push(entries.map(Step::Append));
+        if let Some(collected_at) = collected_at {
+            self.reports.writing = Some((ticket, collected_at));
+        }
         self.reports.writer.start();
+        let interval_ms = ms(self.config.journal_interval);
+        self.reports.look_at_checkpoint(now, interval_ms);
     }
 
     /// The journal is on disk up to somewhere, or it failed.

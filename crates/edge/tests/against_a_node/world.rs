@@ -219,7 +219,7 @@ impl World {
                 key: files.key,
             },
             journal: None,
-            journal_interval: Duration::from_millis(100),
+            journal_interval: Duration::from_millis(500),
             report_spacing: Duration::from_millis(100),
             keepalive: Duration::from_millis(200),
             cold_deadline: Duration::from_secs(10),
