@@ -2,26 +2,32 @@
 //!
 //! Every change goes through [`Table::put`], [`Table::update`] or [`Table::remove`], so the rolling state
 //! digest and the list of records for the next checkpoint cannot be forgotten. The digest is the wrapping
-//! sum of one 128-bit hash per record: order does not matter, a change costs two hashes, and a full scan
-//! at start-up gives the same number. Next: [`crate::ledger`].
+//! sum of one 128-bit hash per record, which each record keeps: order does not matter, a change costs one
+//! hash, and a full scan at start-up gives the same number.
+//!
+//! A record may have a memo `M`: what its owner computed from other records, to be had again without looking
+//! them up. It is no part of the state: never digested, never stored, empty after a restart. Next:
+//! [`crate::ledger`].
 
 use crate::digest::StableHasher;
 use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hash;
 
-/// A record, and whether its key is among the changed ones already.
+/// A record with its share of the digest, and whether its key is among the changed ones already.
 #[derive(Clone, Debug)]
-struct Entry<V> {
+struct Entry<V, M> {
     value: V,
+    memo: M,
+    hash: u128,
     dirty: bool,
 }
 
 /// See the module's text.
 #[derive(Clone, Debug)]
-pub struct Table<K, V> {
+pub struct Table<K, V, M = ()> {
     kind: u8,
-    records: BTreeMap<K, Entry<V>>,
+    records: BTreeMap<K, Entry<V, M>>,
     /// Each changed key once since the last [`Table::take_dirty`], removed ones perhaps more often.
     dirty: Vec<K>,
     digest: u128,
@@ -29,7 +35,7 @@ pub struct Table<K, V> {
     hasher: StableHasher,
 }
 
-impl<K: Ord + Clone + Hash, V: Hash> Table<K, V> {
+impl<K: Ord + Clone + Hash, V: Hash, M: Default> Table<K, V, M> {
     /// An empty table; `kind` keeps equal keys of different tables apart in the digest.
     #[must_use]
     pub fn new(kind: u8) -> Self {
@@ -88,15 +94,19 @@ impl<K: Ord + Clone + Hash, V: Hash> Table<K, V> {
         self.records.is_empty()
     }
 
-    /// Writes a record, whatever was there.
+    /// Writes a record, whatever was there; its memo is empty.
     pub fn put(&mut self, key: K, value: V) {
-        let added = self.hash(&key, &value);
-        self.digest = self.digest.wrapping_add(added);
-        let entry = Entry { value, dirty: true };
+        let hash = hash(&mut self.hasher, self.kind, &key, &value);
+        self.digest = self.digest.wrapping_add(hash);
+        let entry = Entry {
+            value,
+            memo: M::default(),
+            hash,
+            dirty: true,
+        };
         match self.records.insert(key.clone(), entry) {
             Some(old) => {
-                let removed = self.hash(&key, &old.value);
-                self.digest = self.digest.wrapping_sub(removed);
+                self.digest = self.digest.wrapping_sub(old.hash);
                 if !old.dirty {
                     self.dirty.push(key);
                 }
@@ -107,12 +117,21 @@ impl<K: Ord + Clone + Hash, V: Hash> Table<K, V> {
 
     /// Changes a record in place; `None` when there is none.
     pub fn update<R>(&mut self, key: &K, change: impl FnOnce(&mut V) -> R) -> Option<R> {
-        let kind = self.kind;
+        self.update_with_memo(key, |value, _| change(value))
+    }
+
+    /// Changes a record in place, with its memo at hand; `None` when there is none.
+    pub fn update_with_memo<R>(
+        &mut self,
+        key: &K,
+        change: impl FnOnce(&mut V, &mut M) -> R,
+    ) -> Option<R> {
         let entry = self.records.get_mut(key)?;
-        let before = hash(&mut self.hasher, kind, key, &entry.value);
-        let result = change(&mut entry.value);
-        let after = hash(&mut self.hasher, kind, key, &entry.value);
+        let result = change(&mut entry.value, &mut entry.memo);
+        let before = entry.hash;
+        let after = hash(&mut self.hasher, self.kind, key, &entry.value);
         if before != after {
+            entry.hash = after;
             self.digest = self.digest.wrapping_sub(before).wrapping_add(after);
             if !std::mem::replace(&mut entry.dirty, true) {
                 self.dirty.push(key.clone());
@@ -124,8 +143,7 @@ impl<K: Ord + Clone + Hash, V: Hash> Table<K, V> {
     /// Takes a record out.
     pub fn remove(&mut self, key: &K) -> Option<V> {
         let old = self.records.remove(key)?;
-        let removed = self.hash(key, &old.value);
-        self.digest = self.digest.wrapping_sub(removed);
+        self.digest = self.digest.wrapping_sub(old.hash);
         if !old.dirty {
             self.dirty.push(key.clone());
         }
@@ -149,10 +167,6 @@ impl<K: Ord + Clone + Hash, V: Hash> Table<K, V> {
         }
         keys.into_iter().collect()
     }
-
-    fn hash(&mut self, key: &K, value: &V) -> u128 {
-        hash(&mut self.hasher, self.kind, key, value)
-    }
 }
 
 fn hash<K: Hash, V: Hash>(hasher: &mut StableHasher, kind: u8, key: &K, value: &V) -> u128 {
@@ -166,13 +180,13 @@ mod tests {
 
     #[test]
     fn digest_depends_on_contents_only() {
-        let mut one = Table::new(1);
+        let mut one: Table<_, _> = Table::new(1);
         one.put(1_u64, 10_u64);
         one.put(2, 20);
         one.update(&1, |v| *v = 11);
         one.put(3, 30);
         one.remove(&3);
-        let mut other = Table::new(1);
+        let mut other: Table<_, _> = Table::new(1);
         other.put(2_u64, 20_u64);
         other.put(1, 11);
         assert_eq!(one.digest(), other.digest());
@@ -182,7 +196,7 @@ mod tests {
 
     #[test]
     fn dirty_names_what_changed_and_only_that() {
-        let mut table = Table::new(1);
+        let mut table: Table<_, _> = Table::new(1);
         table.put(1_u64, 10_u64);
         table.put(2, 20);
         assert_eq!(table.take_dirty(), BTreeSet::from([1, 2]));

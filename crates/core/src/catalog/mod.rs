@@ -69,6 +69,8 @@ pub struct Catalog {
     pub(crate) replies: Replies,
     index: Index,
     changes: ChangeLog,
+    /// Moves with every change of a record that [`Self::limit`] reads; of this process alone.
+    generation: u64,
     /// What the whole catalog counts, where this is a part of it for a trial.
     whole: Option<[usize; 4]>,
 }
@@ -97,6 +99,7 @@ impl Catalog {
             replies: Replies::new(records::KIND_REPLY),
             index: Index::default(),
             changes: ChangeLog::default(),
+            generation: 0,
             whole: None,
         }
     }
@@ -418,17 +421,20 @@ impl Catalog {
         (license.customer.as_str() == parts.customer).then_some(license)
     }
 
-    pub(crate) fn put_plan(&mut self, plan: Plan) {
-        let plan = Arc::new(plan);
+    pub(crate) fn put_plan(&mut self, plan: impl Into<Arc<Plan>>) {
+        let plan = plan.into();
+        self.limits_may_change();
         self.index.add_plan(&plan);
         self.plans.put((plan.id.clone(), plan.version), plan);
     }
 
     pub(crate) fn put_customer(&mut self, customer: Customer) {
+        self.limits_may_change();
         self.customers.put(customer.id.clone(), customer);
     }
 
     pub(crate) fn put_license(&mut self, license: License) {
+        self.limits_may_change();
         if let Some(old) = self.licenses.get(&license.id) {
             self.index.remove_license(old);
         }
@@ -437,7 +443,17 @@ impl Catalog {
     }
 
     pub(crate) fn put_key(&mut self, key: Key) {
+        self.limits_may_change();
         self.keys.put(key.id.clone(), key);
+    }
+
+    fn limits_may_change(&mut self) {
+        self.generation = self.generation.wrapping_add(1);
+    }
+
+    /// A number that is another one whenever an account's limit may be.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// Moves the revision on to a log index and remembers whom the change touches.

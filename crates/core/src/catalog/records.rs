@@ -190,8 +190,7 @@ impl Catalog {
             (CatalogKey::Plan(id, version), CatalogRecord::Plan(plan))
                 if plan.id == id && plan.version == version =>
             {
-                self.index.add_plan(&plan);
-                self.plans.put((id, version), plan);
+                self.put_plan(plan);
             }
             (CatalogKey::Customer(id), CatalogRecord::Customer(customer)) if customer.id == id => {
                 self.put_customer(customer);

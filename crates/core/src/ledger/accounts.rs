@@ -5,6 +5,7 @@
 
 use super::{Alarm, Ledger};
 use crate::account::AccountId;
+use crate::catalog::Catalog;
 use crate::command::{LineOutcome, Position, PositionLine, PositionOutcome, PositionReply};
 use crate::ids::{Epoch, Units};
 use serde::{Deserialize, Serialize};
@@ -69,6 +70,28 @@ impl Row {
     }
 }
 
+/// The limit of an account, as the catalog of a generation had it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct LimitMemo(Option<(u64, Option<Units>)>);
+
+impl LimitMemo {
+    /// [`Catalog::limit`], looked up only when the catalog has changed since.
+    fn limit(&mut self, catalog: &Catalog, account: &AccountId) -> Option<Units> {
+        let now = catalog.generation();
+        match self.0 {
+            Some((generation, limit)) if generation == now => {
+                debug_assert_eq!(limit, catalog.limit(account), "{account}: a stale limit");
+                limit
+            }
+            _ => {
+                let limit = catalog.limit(account);
+                self.0 = Some((now, limit));
+                limit
+            }
+        }
+    }
+}
+
 impl Ledger {
     pub(crate) fn position(&mut self, position: &Position) -> PositionReply {
         let current = self.slot_entry(position.slot).epoch;
@@ -93,8 +116,9 @@ impl Ledger {
         if line.account.slot() != position.slot {
             return LineOutcome::WrongSlot;
         }
-        let limit = self.catalog.limit(&line.account);
-        let judge = |row: &mut Row| {
+        let catalog = &self.catalog;
+        let judge = |row: &mut Row, memo: &mut LimitMemo| {
+            let limit = memo.limit(catalog, &line.account);
             if row.epoch < position.epoch {
                 row.epoch = position.epoch;
                 row.acquired_total = 0;
@@ -102,20 +126,21 @@ impl Ledger {
             }
             let unreturned = give_back(row, line.returned_total);
             acquire(row, line.acquired_total, limit);
-            (row.acquired_total, row.returned_total, unreturned)
+            let (acquired_total, returned_total) = (row.acquired_total, row.returned_total);
+            (limit, acquired_total, returned_total, unreturned)
         };
-        let mut outcome = self.accounts.update(&line.account, judge);
+        let mut outcome = self.accounts.update_with_memo(&line.account, judge);
         if outcome.is_none() {
-            if limit.is_none() {
+            if catalog.limit(&line.account).is_none() {
                 return LineOutcome::NoLimit {
                     acquired_total: 0,
                     returned_total: 0,
                 };
             }
             self.accounts.put(line.account.clone(), Row::default());
-            outcome = self.accounts.update(&line.account, judge);
+            outcome = self.accounts.update_with_memo(&line.account, judge);
         }
-        let Some((acquired_total, returned_total, unreturned)) = outcome else {
+        let Some((limit, acquired_total, returned_total, unreturned)) = outcome else {
             unreachable!("the row was made above");
         };
         if unreturned > 0 {

@@ -34,7 +34,7 @@ use crate::ids::{Boot, Epoch, Incarnation, NodeId, SessionId, Slot, Units};
 use crate::message::Route;
 use crate::table::Table;
 use crate::time::LedgerTime;
-use accounts::Row;
+use accounts::{LimitMemo, Row};
 use records::{Meta, SuspenseKey};
 use registry::Registry;
 use sessions::Session;
@@ -112,7 +112,7 @@ pub struct Ledger {
     pub(crate) nodes: Table<NodeId, NodeEntry>,
     pub(crate) slots: Table<Slot, SlotEntry>,
     pub(crate) sessions: Registry,
-    pub(crate) accounts: Table<AccountId, Row>,
+    pub(crate) accounts: Table<AccountId, Row, LimitMemo>,
     pub(crate) usage: Usage,
     pub(crate) suspense: Table<SuspenseKey, Units>,
     pub(crate) catalog: Catalog,
