@@ -7,8 +7,11 @@
 //! name stops at the rim. Next: [`crate::catalog`] for the limit of an account.
 
 use crate::ids::Slot;
-use serde::{Deserialize, Serialize};
+use serde::de::Visitor;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
+use std::marker::PhantomData;
+use std::str::FromStr;
 use std::sync::Arc;
 
 /// Longest id of a customer, license, plan, key, limit or meter, in bytes.
@@ -56,19 +59,59 @@ pub fn check_name(text: &str) -> Result<(), NameError> {
     if text == "-" {
         return Err(NameError::Reserved);
     }
-    let allowed = |c: &char| c.is_ascii_alphanumeric() || "._:@+-".contains(*c);
-    match text.chars().find(|c| !allowed(c)) {
-        Some(found) => Err(NameError::Character {
-            text: text.to_owned(),
-            found,
-        }),
-        None => Ok(()),
+    let allowed = |byte: u8| {
+        byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b':' | b'@' | b'+' | b'-')
+    };
+    // Asked for every name of every message: by bytes, since only ASCII is allowed.
+    if text.bytes().all(allowed) {
+        return Ok(());
+    }
+    let not_allowed = |c: &char| !u8::try_from(*c).is_ok_and(allowed);
+    Err(NameError::Character {
+        text: text.to_owned(),
+        found: text.chars().find(not_allowed).unwrap_or_default(),
+    })
+}
+
+/// Reads a checked text with one allocation: serde's own way to an `Arc<str>` takes two and a copy.
+struct Text<T>(PhantomData<T>);
+
+impl<'de, T: FromStr<Err: fmt::Display>> Visitor<'de> for Text<T> {
+    type Value = T;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a name")
+    }
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<T, E> {
+        T::from_str(text).map_err(E::custom)
+    }
+}
+
+impl Serialize for Name {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(Text(PhantomData))
+    }
+}
+
+impl Serialize for AccountId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for AccountId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(Text(PhantomData))
     }
 }
 
 /// A checked name: id of a customer, license, plan, key, limit or meter. Cheap to clone.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "Arc<str>", into = "Arc<str>")]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name(Arc<str>);
 
 impl Name {
@@ -93,21 +136,7 @@ impl Name {
     }
 }
 
-impl TryFrom<Arc<str>> for Name {
-    type Error = NameError;
-    fn try_from(text: Arc<str>) -> Result<Self, NameError> {
-        check_name(&text)?;
-        Ok(Self(text))
-    }
-}
-
-impl From<Name> for Arc<str> {
-    fn from(name: Name) -> Self {
-        name.0
-    }
-}
-
-impl std::str::FromStr for Name {
+impl FromStr for Name {
     type Err = NameError;
     fn from_str(text: &str) -> Result<Self, NameError> {
         Self::new(text)
@@ -229,8 +258,7 @@ pub struct AccountError {
 }
 
 /// The name of a quota account; see the module's text.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "Arc<str>", into = "Arc<str>")]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AccountId(Arc<str>);
 
 impl AccountId {
@@ -374,17 +402,10 @@ fn split(text: &str) -> Result<AccountParts<'_>, String> {
     })
 }
 
-impl TryFrom<Arc<str>> for AccountId {
-    type Error = AccountError;
-    fn try_from(text: Arc<str>) -> Result<Self, AccountError> {
-        check(&text)?;
-        Ok(Self(text))
-    }
-}
-
-impl From<AccountId> for Arc<str> {
-    fn from(account: AccountId) -> Self {
-        account.0
+impl FromStr for AccountId {
+    type Err = AccountError;
+    fn from_str(text: &str) -> Result<Self, AccountError> {
+        Self::parse(text)
     }
 }
 

@@ -36,11 +36,12 @@ const RECORD_BUDGET: usize = codec::budget(128 * 1024);
 
 /// One log entry as it stands in the log: commands as bytes, so that one unreadable command harms no other.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Batch {
+pub struct Batch<'a> {
     /// The proposing leader's guarded clock.
     pub time: LedgerTime,
     /// The encoded commands, in order.
-    pub commands: Vec<serde_bytes::ByteBuf>,
+    #[serde(borrow)]
+    pub commands: Vec<&'a serde_bytes::Bytes>,
 }
 
 /// How often each alarm was raised since the start; a restart replays and counts again.
@@ -154,7 +155,7 @@ impl LedgerMachine {
         match codec::decode::<Batch, BATCH_BUDGET>(batch) {
             Ok(batch) => {
                 self.ledger.begin(index, batch.time);
-                for bytes in &batch.commands {
+                for bytes in batch.commands {
                     answer(self.take_in(bytes));
                 }
             }
@@ -192,11 +193,11 @@ impl Deref for LedgerMachine {
 }
 
 impl Machine for LedgerMachine {
-    fn apply(&mut self, index: u64, batch: &[u8]) -> Vec<u8> {
-        let mut replies: Vec<serde_bytes::ByteBuf> = Vec::new();
-        let answer = |reply: Reply| replies.push(encode(&reply).into());
+    fn apply(&mut self, index: u64, batch: &[u8]) -> Vec<Vec<u8>> {
+        let mut replies = Vec::new();
+        let answer = |reply: Reply| replies.push(encode(&reply));
         fatal::or_exit(|| failed(index), || self.apply_batch(index, batch, answer));
-        encode(&replies)
+        replies
     }
 
     fn apply_unanswered(&mut self, index: u64, batch: &[u8]) {
@@ -321,14 +322,12 @@ impl SharedLedger {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_bytes::Bytes;
     use tollgate_core::command::{OpenNode, OpenNodeReply};
     use tollgate_core::ids::{Boot, NodeId, Nonce};
 
-    fn batch(commands: Vec<Vec<u8>>) -> Vec<u8> {
-        let commands = commands
-            .into_iter()
-            .map(serde_bytes::ByteBuf::from)
-            .collect();
+    fn batch(commands: &[Vec<u8>]) -> Vec<u8> {
+        let commands = commands.iter().map(|bytes| Bytes::new(bytes)).collect();
         encode(&Batch {
             time: LedgerTime(7),
             commands,
@@ -342,9 +341,8 @@ mod tests {
         }))
     }
 
-    fn replies(bytes: &[u8]) -> Vec<Reply> {
-        let replies: Vec<serde_bytes::ByteBuf> = codec::decode::<_, BATCH_BUDGET>(bytes).unwrap();
-        replies
+    fn replies(encoded: &[Vec<u8>]) -> Vec<Reply> {
+        encoded
             .iter()
             .map(|bytes| codec::decode::<_, BATCH_BUDGET>(bytes).unwrap())
             .collect()
@@ -353,7 +351,7 @@ mod tests {
     #[test]
     fn bytes_that_are_no_command_spoil_no_neighbour() {
         let mut machine = LedgerMachine::new(Incarnation(1));
-        let answered = machine.apply(3, &batch(vec![open_node(1), vec![250, 1, 2], open_node(2)]));
+        let answered = machine.apply(3, &batch(&[open_node(1), vec![250, 1, 2], open_node(2)]));
         let [first, Reply::Malformed(_), second] = &replies(&answered)[..] else {
             panic!("three replies in order, the second malformed");
         };
@@ -370,7 +368,7 @@ mod tests {
     #[test]
     fn a_restored_machine_has_the_digest_and_the_records_of_the_one_before() {
         let mut one = LedgerMachine::new(Incarnation(1));
-        one.apply(1, &batch(vec![open_node(1)]));
+        one.apply(1, &batch(&[open_node(1)]));
         let records: Vec<_> = one
             .take_dirty()
             .into_iter()

@@ -371,9 +371,10 @@ mod tests {
             node: NodeId(1),
             nonce: Nonce(1),
         });
+        let open = codec::encode(&open).unwrap();
         let batch = Batch {
             time: LedgerTime(1),
-            commands: vec![codec::encode(&open).unwrap().into()],
+            commands: vec![open.as_slice().into()],
         };
         let batch = codec::encode(&batch).unwrap();
         ledger.machine().write().unwrap().apply(1, &batch);

@@ -6,7 +6,7 @@
 //! after the value. Next: [`crate::frame`], [`crate::record`].
 
 use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::Deserialize;
 use std::any::type_name;
 
 /// Widest integer over its shortest encoding: a `u128` below 251 is one byte on the wire.
@@ -127,7 +127,9 @@ pub fn encode_into<T: Serialize + ?Sized>(
 ///
 /// # Errors
 /// One [`DecodeError`] per way in which bytes can be wrong; never a panic.
-pub fn decode<T: DeserializeOwned, const BUDGET: usize>(bytes: &[u8]) -> Result<T, DecodeError> {
+pub fn decode<'a, T: Deserialize<'a>, const BUDGET: usize>(
+    bytes: &'a [u8],
+) -> Result<T, DecodeError> {
     use bincode::error::DecodeError as Wrong;
     let what = type_name::<T>();
     let found = bytes.len();
@@ -139,7 +141,7 @@ pub fn decode<T: DeserializeOwned, const BUDGET: usize>(bytes: &[u8]) -> Result<
         });
     }
     let config = bincode::config::standard().with_limit::<BUDGET>();
-    match bincode::serde::decode_from_slice::<T, _>(bytes, config) {
+    match bincode::serde::borrow_decode_from_slice::<T, _>(bytes, config) {
         Ok((value, used)) if used == found => Ok(value),
         Ok((_, used)) => Err(DecodeError::Trailing { what, used, found }),
         Err(Wrong::LimitExceeded) => Err(DecodeError::OverBudget {

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use openraft::errors::{ClientWriteError, Fatal};
-use serde_bytes::ByteBuf;
+use serde_bytes::{ByteBuf, Bytes};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tollgate_wire::codec;
@@ -53,9 +53,6 @@ const COMMIT_DEADLINE: Duration = Duration::from_millis(2500);
 
 /// Pause after a round that nobody took, unless the leader changes meanwhile.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
-
-/// Budget of the replies to one entry: they may be several times the commands.
-const REPLIES_BUDGET: usize = codec::budget(8 << 20);
 
 /// Why a command has no reply.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -303,15 +300,12 @@ impl Proposer {
         let mut entries = Vec::new();
         let time = (self.hooks.time)();
         while entries.len() < ROUND_ENTRIES_MAX {
-            let mut jobs = take_entry(held, |_| true, ENTRY_BYTES_MAX - ENTRY_OVERHEAD);
+            let jobs = take_entry(held, |_| true, ENTRY_BYTES_MAX - ENTRY_OVERHEAD);
             if jobs.is_empty() {
                 break;
             }
-            let commands = take_commands(&mut jobs);
-            let batch = machine::Batch { time, commands };
-            let encoded = codec::encode(&batch);
-            put_back(&mut jobs, batch.commands);
-            match encoded {
+            let commands = jobs.iter().map(|job| Bytes::new(&job.command)).collect();
+            match codec::encode(&machine::Batch { time, commands }) {
                 Ok(bytes) => {
                     entries.push(Batch::from(bytes));
                     rounds.push_back(jobs);
@@ -328,7 +322,7 @@ impl Proposer {
             Ok(Ok(mut results)) => {
                 while let Some(jobs) = rounds.pop_front() {
                     match tokio::time::timeout_at(deadline, results.next()).await {
-                        Ok(Some(Ok(Ok(written)))) => answer(jobs, &written.response),
+                        Ok(Some(Ok(Ok(written)))) => answer(jobs, written.response),
                         Ok(Some(Ok(Err(ClientWriteError::ForwardToLeader(to))))) => {
                             // Rejected before it was appended: nothing of it is in any log.
                             untaken = Some(to.to_string());
@@ -444,19 +438,14 @@ fn fail(jobs: Vec<Job>, error: &ProposeError) {
 }
 
 /// Gives every job its reply.
-fn answer(jobs: Vec<Job>, replies: &Replies) {
-    match codec::decode::<Vec<ByteBuf>, REPLIES_BUDGET>(&replies.0) {
-        Ok(replies) if replies.len() == jobs.len() => {
-            for (job, reply) in jobs.into_iter().zip(replies) {
-                // Nobody may wait any more: the caller had a deadline.
-                drop(job.answer.send(Ok(reply.into_vec())));
-            }
-        }
-        Ok(replies) => {
-            let words = format!("{} replies to {} commands", replies.len(), jobs.len());
-            fail(jobs, &unknown(&words));
-        }
-        Err(error) => fail(jobs, &unknown(&error)),
+fn answer(jobs: Vec<Job>, Replies(replies): Replies) {
+    if replies.len() != jobs.len() {
+        let words = format!("{} replies to {} commands", replies.len(), jobs.len());
+        return fail(jobs, &unknown(&words));
+    }
+    for (job, reply) in jobs.into_iter().zip(replies) {
+        // Nobody may wait any more: the caller had a deadline.
+        drop(job.answer.send(Ok(reply)));
     }
 }
 

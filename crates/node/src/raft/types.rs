@@ -74,13 +74,14 @@ impl<'de> Deserialize<'de> for Batch {
     }
 }
 
-/// The encoded replies to one batch, in the order of its commands; empty for entries of Raft's own.
+/// The encoded replies to one batch, in the order of its commands; empty for entries of Raft's own. They never leave
+/// the process as such: openraft wants its answers to have an encoding.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Replies(#[serde(with = "serde_bytes")] pub Vec<u8>);
+pub struct Replies(pub Vec<Vec<u8>>);
 
 impl fmt::Display for Replies {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "replies of {} bytes", self.0.len())
+        write!(f, "{} replies", self.0.len())
     }
 }
 

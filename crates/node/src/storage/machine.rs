@@ -35,9 +35,9 @@ pub enum RestoreError {
 ///
 /// A record is at most [`RECORD_BYTES_MAX`](super::record::RECORD_BYTES_MAX) bytes, key and content together.
 pub trait Machine: Send + Sync + 'static {
-    /// Applies one batch and answers the encoded replies. Total and deterministic: a refusal is a reply; the same
+    /// Applies one batch and answers the encoded replies, in the order of its commands. Total and deterministic: a refusal is a reply; the same
     /// batches at the same indexes give the same state everywhere.
-    fn apply(&mut self, index: u64, batch: &[u8]) -> Vec<u8>;
+    fn apply(&mut self, index: u64, batch: &[u8]) -> Vec<Vec<u8>>;
 
     /// As [`Machine::apply`], on a node where nobody waits for the replies.
     fn apply_unanswered(&mut self, index: u64, batch: &[u8]) {

@@ -75,7 +75,7 @@ pub fn batch(key: &str, value: &[u8]) -> Vec<u8> {
 }
 
 impl Machine for Toy {
-    fn apply(&mut self, index: u64, batch: &[u8]) -> Vec<u8> {
+    fn apply(&mut self, index: u64, batch: &[u8]) -> Vec<Vec<u8>> {
         let count = self.count() + 1;
         self.put(COUNT, &count.to_le_bytes());
         if let Some((&length, rest)) = batch.split_first()
@@ -93,7 +93,7 @@ impl Machine for Toy {
                 format!("{count} at {index}").into_bytes(),
             ));
         }
-        count.to_le_bytes().to_vec()
+        vec![count.to_le_bytes().to_vec()]
     }
 
     fn digest(&self) -> u128 {
@@ -191,18 +191,16 @@ pub async fn apply(state: &mut StateStore, entries: Vec<Entry>) -> std::io::Resu
 pub struct Replicated(pub Toy);
 
 impl Machine for Replicated {
-    fn apply(&mut self, index: u64, batch: &[u8]) -> Vec<u8> {
-        let batch: tollgate_node::machine::Batch =
+    fn apply(&mut self, index: u64, batch: &[u8]) -> Vec<Vec<u8>> {
+        let batch: tollgate_node::machine::Batch<'_> =
             codec::decode::<_, { codec::budget(1 << 20) }>(batch).unwrap();
-        let replies: Vec<serde_bytes::ByteBuf> = batch
-            .commands
-            .iter()
-            .map(|command| {
-                assert!(command.as_slice() != b"panic", "a bug in apply");
-                serde_bytes::ByteBuf::from(self.0.apply(index, command))
+        let commands = batch.commands.into_iter();
+        commands
+            .flat_map(|command| {
+                assert!(**command != *b"panic", "a bug in apply");
+                self.0.apply(index, command)
             })
-            .collect();
-        codec::encode(&replies).unwrap()
+            .collect()
     }
 
     fn digest(&self) -> u128 {
