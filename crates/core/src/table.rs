@@ -5,14 +5,18 @@
 //! sum of one 128-bit hash per record, which each record keeps: order does not matter, a change costs one
 //! hash, and a full scan at start-up gives the same number.
 //!
+//! Records are found by a hash of their keys, a few steps whatever their number, and listed by an order of them. The
+//! hash is only looked up by: nothing depends on its order.
+//!
 //! A record may have a memo `M`: what its owner computed from other records, to be had again without looking
 //! them up. It is no part of the state: never digested, never stored, empty after a restart. Next:
 //! [`crate::ledger`].
 
 use crate::digest::StableHasher;
 use std::borrow::Borrow;
-use std::collections::{BTreeMap, BTreeSet};
-use std::hash::Hash;
+use std::collections::hash_map::DefaultHasher;
+use std::collections::{BTreeMap, BTreeSet, HashMap}; // HASH ORDER: only looked up by key
+use std::hash::{BuildHasherDefault, Hash};
 
 /// A record with its share of the digest, and whether its key is among the changed ones already.
 #[derive(Clone, Debug)]
@@ -27,7 +31,13 @@ struct Entry<V, M> {
 #[derive(Clone, Debug)]
 pub struct Table<K, V, M = ()> {
     kind: u8,
-    records: BTreeMap<K, Entry<V, M>>,
+    /// In no order; `None` where one was taken out.
+    entries: Vec<Option<Entry<V, M>>>,
+    /// Places of `entries` that are `None`.
+    free: Vec<usize>,
+    // HASH ORDER: only looked up by key
+    places: HashMap<K, usize, BuildHasherDefault<DefaultHasher>>,
+    order: BTreeMap<K, usize>,
     /// Each changed key once since the last [`Table::take_dirty`], removed ones perhaps more often.
     dirty: Vec<K>,
     digest: u128,
@@ -41,7 +51,10 @@ impl<K: Ord + Clone + Hash, V: Hash, M: Default> Table<K, V, M> {
     pub fn new(kind: u8) -> Self {
         Self {
             kind,
-            records: BTreeMap::new(),
+            entries: Vec::new(),
+            free: Vec::new(),
+            places: HashMap::default(), // HASH ORDER: only looked up by key
+            order: BTreeMap::new(),
             dirty: Vec::new(),
             digest: 0,
             hasher: StableHasher::default(),
@@ -49,24 +62,32 @@ impl<K: Ord + Clone + Hash, V: Hash, M: Default> Table<K, V, M> {
     }
 
     /// The record under a key.
-    pub fn get<Q: Ord + ?Sized>(&self, key: &Q) -> Option<&V>
+    pub fn get<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> Option<&V>
     where
         K: Borrow<Q>,
     {
-        self.records.get(key).map(|entry| &entry.value)
+        let place = *self.places.get(key)?;
+        self.value_at(place)
+    }
+
+    fn value_at(&self, place: usize) -> Option<&V> {
+        let entry = self.entries.get(place).and_then(Option::as_ref);
+        debug_assert!(entry.is_some(), "an index names a record");
+        entry.map(|entry| &entry.value)
     }
 
     /// Whether there is a record under a key.
-    pub fn contains<Q: Ord + ?Sized>(&self, key: &Q) -> bool
+    pub fn contains<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> bool
     where
         K: Borrow<Q>,
     {
-        self.records.contains_key(key)
+        self.places.contains_key(key)
     }
 
     /// All records, in order of their keys.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = (&K, &V)> {
-        self.records.iter().map(|(key, entry)| (key, &entry.value))
+        let entries = self.order.iter();
+        entries.filter_map(|(key, place)| Some((key, self.value_at(*place)?)))
     }
 
     /// The records whose keys lie in a range, in order.
@@ -77,21 +98,20 @@ impl<K: Ord + Clone + Hash, V: Hash, M: Default> Table<K, V, M> {
     where
         K: Borrow<Q>,
     {
-        self.records
-            .range(range)
-            .map(|(key, entry)| (key, &entry.value))
+        let entries = self.order.range(range);
+        entries.filter_map(|(key, place)| Some((key, self.value_at(*place)?)))
     }
 
     /// How many records there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.records.len()
+        self.places.len()
     }
 
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.records.is_empty()
+        self.places.is_empty()
     }
 
     /// Writes a record, whatever was there; its memo is empty.
@@ -104,15 +124,27 @@ impl<K: Ord + Clone + Hash, V: Hash, M: Default> Table<K, V, M> {
             hash,
             dirty: true,
         };
-        match self.records.insert(key.clone(), entry) {
-            Some(old) => {
-                self.digest = self.digest.wrapping_sub(old.hash);
-                if !old.dirty {
-                    self.dirty.push(key);
-                }
+        let Some(place) = self.places.get(&key) else {
+            self.dirty.push(key.clone());
+            return self.add(key, entry);
+        };
+        let old = self.entries.get_mut(*place);
+        if let Some(old) = old.and_then(|old| old.replace(entry)) {
+            self.digest = self.digest.wrapping_sub(old.hash);
+            if !old.dirty {
+                self.dirty.push(key);
             }
-            None => self.dirty.push(key),
         }
+    }
+
+    fn add(&mut self, key: K, entry: Entry<V, M>) {
+        let place = self.free.pop().unwrap_or(self.entries.len());
+        match self.entries.get_mut(place) {
+            Some(free) => *free = Some(entry),
+            None => self.entries.push(Some(entry)),
+        }
+        self.places.insert(key.clone(), place);
+        self.order.insert(key, place);
     }
 
     /// Changes a record in place; `None` when there is none.
@@ -126,7 +158,8 @@ impl<K: Ord + Clone + Hash, V: Hash, M: Default> Table<K, V, M> {
         key: &K,
         change: impl FnOnce(&mut V, &mut M) -> R,
     ) -> Option<R> {
-        let entry = self.records.get_mut(key)?;
+        let place = *self.places.get(key)?;
+        let entry = self.entries.get_mut(place)?.as_mut()?;
         let result = change(&mut entry.value, &mut entry.memo);
         let before = entry.hash;
         let after = hash(&mut self.hasher, self.kind, key, &entry.value);
@@ -142,7 +175,10 @@ impl<K: Ord + Clone + Hash, V: Hash, M: Default> Table<K, V, M> {
 
     /// Takes a record out.
     pub fn remove(&mut self, key: &K) -> Option<V> {
-        let old = self.records.remove(key)?;
+        let place = self.places.remove(key)?;
+        self.order.remove(key);
+        self.free.push(place);
+        let old = self.entries.get_mut(place)?.take()?;
         self.digest = self.digest.wrapping_sub(old.hash);
         if !old.dirty {
             self.dirty.push(key.clone());
@@ -161,7 +197,9 @@ impl<K: Ord + Clone + Hash, V: Hash, M: Default> Table<K, V, M> {
     pub fn take_dirty(&mut self) -> BTreeSet<K> {
         let keys = std::mem::take(&mut self.dirty);
         for key in &keys {
-            if let Some(entry) = self.records.get_mut(key) {
+            let place = self.places.get(key);
+            let entry = place.and_then(|place| self.entries.get_mut(*place));
+            if let Some(Some(entry)) = entry {
                 entry.dirty = false;
             }
         }
@@ -192,6 +230,27 @@ mod tests {
         assert_eq!(one.digest(), other.digest());
         other.update(&2, |v| *v = 21);
         assert_ne!(one.digest(), other.digest());
+    }
+
+    #[test]
+    fn records_are_found_and_listed_alike_whatever_came_and_went() {
+        let mut table: Table<_, _> = Table::new(1);
+        let mut model = BTreeMap::new();
+        // Keys come back, so places are used again.
+        for step in 0_u64..2000 {
+            let key = step.wrapping_mul(0x9e37_79b9_7f4a_7c15) % 61;
+            if step % 3 == 0 {
+                assert_eq!(table.remove(&key), model.remove(&key));
+            } else {
+                table.put(key, step);
+                model.insert(key, step);
+            }
+            assert_eq!(table.get(&key), model.get(&key));
+        }
+        assert!(table.iter().eq(model.iter()));
+        assert!(table.range(7..40).eq(model.range(7..40)));
+        assert_eq!(table.len(), model.len());
+        assert!(table.entries.len() <= 61, "places are used again");
     }
 
     #[test]
