@@ -5,10 +5,12 @@
 //! to: it says exactly what it found, the caller decides.
 //!
 //! Read [`codec`] (values to bytes), [`frame`] (bytes on a stream) and [`record`] (bytes in a file) first,
-//! then [`identity`] (who a peer is), [`tls`] and [`quic`].
+//! then [`identity`] (who a peer is), [`tls`] and [`quic`]. HTTP is not spoken here; [`first_bytes`] only bounds how long
+//! a peer may take to begin it.
 
 pub mod certs;
 pub mod codec;
+pub mod first_bytes;
 pub mod frame;
 pub mod identity;
 pub mod quic;
