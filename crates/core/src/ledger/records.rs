@@ -9,7 +9,7 @@ use super::accounts::Row;
 use super::sessions::Session;
 use super::slots::{NodeEntry, SlotEntry};
 use crate::account::{AccountId, Environment, Name};
-use crate::catalog::{CatalogKey, CatalogRecord};
+use crate::catalog::{CatalogKey, CatalogRecord, PepperId};
 use crate::digest::StableHasher;
 use crate::ids::{Boot, Incarnation, NodeId, SessionId, Slot, Units};
 use crate::time::LedgerTime;
@@ -24,6 +24,7 @@ pub(crate) const KIND_SESSION: u8 = 4;
 pub(crate) const KIND_ACCOUNT: u8 = 5;
 pub(crate) const KIND_USAGE: u8 = 6;
 pub(crate) const KIND_SUSPENSE: u8 = 7;
+pub(crate) const KIND_PEPPER: u8 = 8;
 /// First kind of the catalog's tables; the catalog numbers on from here.
 pub(crate) const KIND_CATALOG: u8 = 32;
 
@@ -132,6 +133,8 @@ pub enum RecordKey {
     Suspense(SuspenseKey),
     /// A record of the catalog.
     Catalog(CatalogKey),
+    /// The cluster's pepper.
+    Pepper,
 }
 
 /// A record.
@@ -153,6 +156,8 @@ pub enum Record {
     Suspense(Units),
     /// See [`RecordKey::Catalog`].
     Catalog(CatalogRecord),
+    /// See [`RecordKey::Pepper`].
+    Pepper(PepperId),
 }
 
 /// Why records make no ledger.
@@ -197,6 +202,8 @@ impl Ledger {
                 .into_iter()
                 .map(RecordKey::Catalog),
         );
+        let pepper = self.pepper.take_dirty().into_iter();
+        keys.extend(pepper.map(|()| RecordKey::Pepper));
         keys
     }
 
@@ -212,6 +219,7 @@ impl Ledger {
             RecordKey::Usage(key) => self.usage.get(key).map(Record::Usage),
             RecordKey::Suspense(key) => self.suspense.get(key).copied().map(Record::Suspense),
             RecordKey::Catalog(key) => self.catalog.record(key).map(Record::Catalog),
+            RecordKey::Pepper => self.pepper().map(Record::Pepper),
         }
     }
 
@@ -253,6 +261,10 @@ impl Ledger {
                 .records()
                 .map(|(k, v)| (RecordKey::Catalog(k), Record::Catalog(v))),
         )
+        .chain(
+            self.pepper()
+                .map(|v| (RecordKey::Pepper, Record::Pepper(v))),
+        )
     }
 
     /// A ledger from all its records, in any order.
@@ -281,6 +293,7 @@ impl Ledger {
                         return Err(RestoreError::Kind(RecordKey::Catalog(key)));
                     }
                 }
+                (RecordKey::Pepper, Record::Pepper(v)) => ledger.pepper.put((), v),
                 (key, _) => return Err(RestoreError::Kind(key)),
             }
         }

@@ -154,3 +154,30 @@ async fn a_member_whose_data_was_lost_is_refused() {
     assert!(words.contains("new id"), "{words}");
     cluster.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_with_another_pepper_is_refused_until_it_has_the_clusters() {
+    let mut cluster = Cluster::start().await;
+    let second = cluster.take(2);
+    second.stop();
+    soon("a node stops", second.ended()).await.unwrap();
+
+    let other = cluster.home.path().join("pepper-2");
+    std::fs::write(&other, [8; 32]).unwrap();
+    set_mode(&other, 0o600);
+    let text = cluster
+        .config_text(2)
+        .replace("file = \"pepper\"", "file = \"pepper-2\"");
+    let ended = match Server::start(cluster.load(2, &text).unwrap()).await {
+        Ok(server) => soon("the node ends on its own", server.ended()).await,
+        Err(error) => Err(error),
+    };
+    let words = ended.expect_err("another pepper").to_string();
+    for part in [other.to_str().unwrap(), "copy the file", "`pepper.file`"] {
+        assert!(words.contains(part), "`{part}` in `{words}`");
+    }
+
+    cluster.start_node(2).await.unwrap();
+    cluster.settled().await;
+    cluster.stop().await;
+}
