@@ -14,7 +14,9 @@ use tollgate_core::command::{
 };
 use tollgate_core::ids::{Boot, Epoch, Incarnation, NodeId, Nonce, Seq, SessionId, Slot, Units};
 use tollgate_core::ledger::Ledger;
-use tollgate_core::ledger::records::{RecordKey, USAGE_KEYS_PER_HOUR_MAX};
+use tollgate_core::ledger::records::{
+    CLUSTER_VERSION, Record, RecordKey, RestoreError, USAGE_KEYS_PER_HOUR_MAX,
+};
 use tollgate_core::ledger::sessions::{
     SESSION_RETENTION_MS, SESSIONS_PER_IDENTITY_MAX, SUSPENSE_NAMES_MAX, SUSPENSE_ROWS_MAX,
 };
@@ -463,6 +465,25 @@ fn rows_in_suspense_are_bounded_whoever_makes_them() {
 }
 
 // --- any command, in any order ---
+
+#[test]
+fn records_of_a_later_meaning_of_apply_are_refused_before_the_others_are_read() {
+    let mut records: Vec<_> = Book::new(&["requests"], 1).ledger.records().collect();
+    let Record::Meta(meta) = &mut records[0].1 else {
+        panic!("the meta record is the first");
+    };
+    meta.cluster_version = CLUSTER_VERSION + 1;
+    let mut read = 0;
+    let error = Ledger::restore(records.into_iter().inspect(|_| read += 1)).unwrap_err();
+    let (found, known) = (CLUSTER_VERSION + 1, CLUSTER_VERSION);
+    assert_eq!(error, RestoreError::Newer { found, known });
+    assert_eq!(
+        read, 1,
+        "later versions may have records that this one cannot read"
+    );
+    let words = error.to_string();
+    assert!(words.contains("run the newer build"), "{words}");
+}
 
 fn pepper(book: &mut Book, id: u32) -> NamePepperReply {
     match book.tell(Command::NamePepper(PepperId(id))) {

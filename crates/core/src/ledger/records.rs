@@ -31,7 +31,7 @@ pub(crate) const KIND_CATALOG: u8 = 32;
 /// Keys of one license counted apart in one hour; more are summed under `other`.
 pub const USAGE_KEYS_PER_HOUR_MAX: usize = 1000;
 
-/// The version of the meaning of `apply`: raised by all nodes together.
+/// The version of the meaning of `apply`: raised by all nodes together. [`Ledger::restore`] refuses a later one.
 pub const CLUSTER_VERSION: u32 = 1;
 
 /// Counters and clocks of the ledger.
@@ -169,6 +169,16 @@ pub enum RestoreError {
     /// There was no [`Meta`].
     #[error("the ledger's meta record is missing: the data is damaged, rebuild the node")]
     NoMeta,
+    /// Later builds wrote it, under another meaning of `apply`: by this one's the replicas would differ.
+    #[error(
+        "the ledger has version {found}, this build knows versions up to {known}: run the newer build"
+    )]
+    Newer {
+        /// The records' version.
+        found: u32,
+        /// [`CLUSTER_VERSION`].
+        known: u32,
+    },
 }
 
 impl Ledger {
@@ -267,10 +277,11 @@ impl Ledger {
         )
     }
 
-    /// A ledger from all its records, in any order.
+    /// A ledger from all its records, in any order. Stops at a meta record of a later version: where that comes first,
+    /// as in the order of keys, nothing of a kind that this build does not know is asked for.
     ///
     /// # Errors
-    /// [`RestoreError`] when a record does not fit its key or the meta record is missing.
+    /// [`RestoreError`] when a record does not fit its key, the meta record is missing, or it is of a later version.
     pub fn restore(
         records: impl IntoIterator<Item = (RecordKey, Record)>,
     ) -> Result<Self, RestoreError> {
@@ -278,7 +289,15 @@ impl Ledger {
         let mut meta = None;
         for (key, record) in records {
             match (key, record) {
-                (RecordKey::Meta, Record::Meta(found)) => meta = Some(found),
+                (RecordKey::Meta, Record::Meta(found)) => {
+                    if found.cluster_version > CLUSTER_VERSION {
+                        return Err(RestoreError::Newer {
+                            found: found.cluster_version,
+                            known: CLUSTER_VERSION,
+                        });
+                    }
+                    meta = Some(found);
+                }
                 (RecordKey::Node(id), Record::Node(v)) => ledger.nodes.put(id, v),
                 (RecordKey::Slot(slot), Record::Slot(v)) => ledger.slots.put(slot, v),
                 (RecordKey::Session(id), Record::Session(v)) => ledger.sessions.put(id, v),
