@@ -103,9 +103,7 @@ async fn what_was_acknowledged_is_there_after_every_node_was_stopped() {
     assert_eq!(cluster.apply(catalog(QUOTA)).await.0, 200);
     let before = cluster.status(1).await;
     for node in 1..=3 {
-        let server = cluster.take(node);
-        server.stop();
-        soon("a node stops", server.ended()).await.unwrap();
+        cluster.stop_node(node).await;
     }
     for node in 1..=3 {
         cluster.start_node(node).await.unwrap();
@@ -140,9 +138,7 @@ async fn what_was_acknowledged_is_there_after_every_node_was_stopped() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_whose_data_was_lost_is_refused() {
     let mut cluster = Cluster::start().await;
-    let lost = cluster.take(1);
-    lost.stop();
-    soon("a node stops", lost.ended()).await.unwrap();
+    cluster.stop_node(1).await;
     std::fs::remove_dir_all(cluster.home.path().join("data-1")).unwrap();
     let ended = match Server::start(cluster.config(1)).await {
         Ok(server) => soon("the node ends on its own", server.ended()).await,
@@ -158,9 +154,7 @@ async fn a_member_whose_data_was_lost_is_refused() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_with_another_pepper_is_refused_until_it_has_the_clusters() {
     let mut cluster = Cluster::start().await;
-    let second = cluster.take(2);
-    second.stop();
-    soon("a node stops", second.ended()).await.unwrap();
+    cluster.stop_node(2).await;
 
     let other = cluster.home.path().join("pepper-2");
     std::fs::write(&other, [8; 32]).unwrap();
@@ -177,6 +171,7 @@ async fn a_node_with_another_pepper_is_refused_until_it_has_the_clusters() {
         assert!(words.contains(part), "`{part}` in `{words}`");
     }
 
+    cluster.port_is_free(2).await;
     cluster.start_node(2).await.unwrap();
     cluster.settled().await;
     cluster.stop().await;
