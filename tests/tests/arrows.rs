@@ -110,8 +110,7 @@ const MUST_NOT_BE_BELOW: &[(&str, &[&str])] = &[
 
 /// Crates of others and the only packages that may name them in their manifest, in any section.
 const FEW_USERS: &[(&str, &[&str])] = &[
-    // `wire` alone by rule. `node` still encodes its stored records itself; its line goes when they use wire's codec.
-    ("bincode", &["tollgate-wire", "tollgate-node"]),
+    ("bincode", &["tollgate-wire"]),
     ("openraft", &["tollgate-node"]),
     ("sled", &["tollgate-node"]),
     ("loom", &["tollgate-counters"]),

@@ -6,6 +6,7 @@
 
 use crate::account::{AccountId, Environment, Name};
 use crate::admin::{AdminCommand, AdminReply};
+use crate::catalog::PepperId;
 use crate::ids::{Boot, Epoch, Incarnation, NodeId, Nonce, Seq, SessionId, Slot, Units};
 use crate::time::LedgerTime;
 use serde::{Deserialize, Serialize};
@@ -42,6 +43,8 @@ pub enum Command {
     Tick,
     /// A change of the catalog or a controlled correction, with its audit entry.
     Admin(Box<AdminCommand>),
+    /// A node that starts says which pepper it has; the first one named is the cluster's.
+    NamePepper(PepperId),
 }
 
 /// See [`Command::OpenNode`].
@@ -174,6 +177,8 @@ pub enum Reply {
     Admin(Box<AdminReply>),
     /// The bytes were no command of this version.
     Malformed(Arc<str>),
+    /// To [`Command::NamePepper`].
+    NamePepper(NamePepperReply),
 }
 
 /// Answer to [`OpenNode`].
@@ -185,6 +190,18 @@ pub enum OpenNodeReply {
     StaleNonce {
         /// The newest start number seen.
         last: Nonce,
+    },
+}
+
+/// Answer to [`Command::NamePepper`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NamePepperReply {
+    /// It is the cluster's.
+    Same,
+    /// The cluster's is another one: the node must not serve.
+    Other {
+        /// The cluster's.
+        cluster: PepperId,
     },
 }
 

@@ -9,12 +9,14 @@ use tollgate_core::account::{AccountId, Environment, Name, Per, Window};
 use tollgate_core::admin::{AdminCommand, Change, Item};
 use tollgate_core::catalog::{LicenseStatus, Limit, Overage, PepperId, SecretMac};
 use tollgate_core::command::{
-    Assign, CloseSession, Command, Entry, OpenNode, OpenSession, OpenSessionReply, Position,
-    PositionLine, Reply, Report, ReportReply, SpentLine, UsageLine,
+    Assign, CloseSession, Command, Entry, NamePepperReply, OpenNode, OpenSession, OpenSessionReply,
+    Position, PositionLine, Reply, Report, ReportReply, SpentLine, UsageLine,
 };
 use tollgate_core::ids::{Boot, Epoch, Incarnation, NodeId, Nonce, Seq, SessionId, Slot, Units};
 use tollgate_core::ledger::Ledger;
-use tollgate_core::ledger::records::USAGE_KEYS_PER_HOUR_MAX;
+use tollgate_core::ledger::records::{
+    CLUSTER_VERSION, Record, RecordKey, RestoreError, USAGE_KEYS_PER_HOUR_MAX,
+};
 use tollgate_core::ledger::sessions::{
     SESSION_RETENTION_MS, SESSIONS_PER_IDENTITY_MAX, SUSPENSE_NAMES_MAX, SUSPENSE_ROWS_MAX,
 };
@@ -464,6 +466,77 @@ fn rows_in_suspense_are_bounded_whoever_makes_them() {
 
 // --- any command, in any order ---
 
+#[test]
+fn records_of_a_later_meaning_of_apply_are_refused_before_the_others_are_read() {
+    let mut records: Vec<_> = Book::new(&["requests"], 1).ledger.records().collect();
+    let Record::Meta(meta) = &mut records[0].1 else {
+        panic!("the meta record is the first");
+    };
+    meta.cluster_version = CLUSTER_VERSION + 1;
+    let mut read = 0;
+    let error = Ledger::restore(records.into_iter().inspect(|_| read += 1)).unwrap_err();
+    let (found, known) = (CLUSTER_VERSION + 1, CLUSTER_VERSION);
+    assert_eq!(error, RestoreError::Newer { found, known });
+    assert_eq!(
+        read, 1,
+        "later versions may have records that this one cannot read"
+    );
+    let words = error.to_string();
+    assert!(words.contains("run the newer build"), "{words}");
+}
+
+fn pepper(book: &mut Book, id: u32) -> NamePepperReply {
+    match book.tell(Command::NamePepper(PepperId(id))) {
+        Reply::NamePepper(reply) => reply,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_first_pepper_named_is_the_clusters_for_good() {
+    let mut book = Book::new(&["requests"], 0);
+    assert_eq!(book.ledger.pepper(), None);
+    let before = book.ledger.digest();
+    assert_eq!(pepper(&mut book, 5), NamePepperReply::Same);
+    assert_ne!(
+        book.ledger.digest(),
+        before,
+        "replicas that differ in it show"
+    );
+    let written = |book: &mut Book| book.ledger.take_dirty().contains(&RecordKey::Pepper);
+    assert!(written(&mut book));
+
+    let cluster = PepperId(5);
+    assert_eq!(pepper(&mut book, 6), NamePepperReply::Other { cluster });
+    assert_eq!(pepper(&mut book, 5), NamePepperReply::Same);
+    assert!(!written(&mut book));
+    assert_eq!(book.restored().pepper(), Some(cluster));
+}
+
+#[test]
+fn a_cluster_with_keys_that_named_none_takes_only_a_pepper_of_theirs() {
+    let mut book = Book::new(&["requests"], 3);
+    let cluster = PepperId(1);
+    assert_eq!(pepper(&mut book, 6), NamePepperReply::Other { cluster });
+    assert_eq!(book.ledger.pepper(), None);
+    assert_eq!(pepper(&mut book, 1), NamePepperReply::Same);
+    assert_eq!(book.ledger.pepper(), Some(cluster));
+
+    let mut mixed = Book::new(&["requests"], 3);
+    let mac = SecretMac {
+        hmac: [1; 32],
+        pepper: PepperId(6),
+    };
+    mixed.tell(admin(Change::CreateKey {
+        license: name("a-1"),
+        environment: Environment::Live,
+        id: name("k9"),
+        mac,
+        valid_until: None,
+    }));
+    assert_eq!(pepper(&mut mixed, 6), NamePepperReply::Same);
+}
+
 fn number() -> impl Strategy<Value = u64> {
     prop_oneof![
         6 => 0..6_u64,
@@ -602,6 +675,7 @@ fn any_command() -> impl Strategy<Value = Command> {
             })
         }),
         1 => Just(Command::Tick),
+        1 => (1..3_u32).prop_map(|pepper| Command::NamePepper(PepperId(pepper))),
         5 => any_change().prop_map(admin),
     ]
 }

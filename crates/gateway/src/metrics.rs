@@ -65,6 +65,10 @@ impl Metrics {
         self.connections.fetch_sub(1, Ordering::Relaxed);
     }
 
+    pub(crate) fn connections(&self) -> u64 {
+        self.connections.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn count_response(&self, status: StatusCode) {
         let class = usize::from(status.as_u16() / 100).saturating_sub(1);
         if let Some(count) = self.responses.get(class) {
@@ -129,7 +133,7 @@ fn render(status: &Status, counts: &CheckCounts, metrics: &Metrics) -> String {
         "tollgate_http_connections",
         "gauge",
         "Connections to the HTTP door.",
-        metrics.connections.load(Ordering::Relaxed),
+        metrics.connections(),
     );
     page.family(
         "tollgate_http_responses_total",

@@ -20,6 +20,7 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tollgate_edge::Checks;
+use tollgate_wire::first_bytes::FirstBytes;
 
 /// Connections at a time; further ones wait in the system's queue.
 pub(crate) const CONNECTIONS_MAX: usize = 8192;
@@ -30,7 +31,9 @@ pub(crate) const CHECKS_MAX: usize = 16_384;
 pub(crate) const BODIES_MAX: usize = 4 * CHECKS_MAX;
 /// HTTP/2 streams of one connection at a time.
 pub(crate) const STREAMS_MAX: u32 = 256;
-/// How long a client may take for the head of a request, and how long a connection may be idle.
+/// How long a client may take to begin (until it is clear which version of HTTP it speaks), and for the head of each
+/// request; how long a connection may be idle over HTTP/1. One over HTTP/2 may be idle for as long as its client answers
+/// the pings that go out this often.
 pub(crate) const HEAD_DEADLINE: Duration = Duration::from_secs(60);
 /// Bytes of the head of a request.
 pub(crate) const HEAD_BYTES_MAX: usize = 16 * 1024;
@@ -75,6 +78,8 @@ pub(crate) struct Shared<E> {
 pub struct Door<E> {
     listener: TcpListener,
     address: SocketAddr,
+    /// Room for connections.
+    room: Arc<Semaphore>,
     shared: Arc<Shared<E>>,
 }
 
@@ -93,6 +98,7 @@ impl<E: Checks> Door<E> {
         Ok(Self {
             listener,
             address,
+            room: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
             shared: Arc::new(Shared {
                 edge,
                 metrics: Metrics::default(),
@@ -111,12 +117,11 @@ impl<E: Checks> Door<E> {
     /// Answers until `stop` is over, then finishes what is being answered, at most for a few seconds.
     pub async fn serve(self, stop: impl Future<Output = ()>) {
         let router = router(self.shared.clone());
-        let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let graceful = GracefulShutdown::new();
         tokio::pin!(stop);
         loop {
             let accepted = tokio::select! {
-                accepted = accept(&self.listener, &connections) => accepted,
+                accepted = accept(&self.listener, &self.room) => accepted,
                 () = &mut stop => break,
             };
             let (stream, permit) = match accepted {
@@ -131,6 +136,7 @@ impl<E: Checks> Door<E> {
             if stream.set_nodelay(true).is_err() {
                 continue;
             }
+            let stream = FirstBytes::within(HEAD_DEADLINE, stream);
             let service = TowerToHyperService::new(router.clone());
             let connection = builder()
                 .serve_connection(TokioIo::new(stream), service)
@@ -170,12 +176,9 @@ pub async fn serve<E: Checks>(
 
 type Permit = tokio::sync::OwnedSemaphorePermit;
 
-async fn accept(
-    listener: &TcpListener,
-    connections: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, Permit)> {
+async fn accept(listener: &TcpListener, room: &Arc<Semaphore>) -> io::Result<(TcpStream, Permit)> {
     // Room first: who is not accepted waits in the system's queue.
-    let permit = connections
+    let permit = room
         .clone()
         .acquire_owned()
         .await
@@ -223,4 +226,90 @@ async fn count<E: Checks>(
     let response = next.run(request).await;
     shared.metrics.count_response(response.status());
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::sync::oneshot;
+    use tollgate_edge::FakeEdge;
+
+    /// Far longer than anything here takes; only a hang meets it.
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+        tokio::time::timeout(PATIENCE, future)
+            .await
+            .unwrap_or_else(|_| panic!("must not hang: {what}"))
+    }
+
+    /// A door with room for one connection, which somebody has who says `said` and then nothing.
+    async fn full(said: &[u8]) -> (Served, TcpStream) {
+        let config = HttpConfig {
+            listen: "127.0.0.1:0".parse().unwrap(),
+        };
+        let mut door = Door::open(Arc::new(FakeEdge::new()), &config)
+            .await
+            .unwrap();
+        door.room = Arc::new(Semaphore::new(1));
+        let (address, shared) = (door.address, door.shared.clone());
+        let (stop, stopped) = oneshot::channel();
+        let served = Served {
+            address,
+            stop,
+            ended: tokio::spawn(door.serve(async move { drop(stopped.await) })),
+        };
+        let mut silent = TcpStream::connect(address).await.unwrap();
+        silent.write_all(said).await.unwrap();
+        soon("the door takes a connection", async {
+            while shared.metrics.connections() == 0 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        (served, silent)
+    }
+
+    struct Served {
+        address: SocketAddr,
+        stop: oneshot::Sender<()>,
+        ended: tokio::task::JoinHandle<()>,
+    }
+
+    /// The clock is `time` later at once.
+    async fn later(time: Duration) {
+        tokio::time::pause();
+        tokio::time::advance(time).await;
+        tokio::time::resume();
+    }
+
+    const PREFACE_BUT_ITS_END: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r";
+
+    #[tokio::test]
+    async fn who_never_says_which_http_it_speaks_gives_its_place_to_the_next() {
+        for said in [b"", &b"PRI "[..], PREFACE_BUT_ITS_END] {
+            let (served, mut silent) = full(said).await;
+            let mut next = TcpStream::connect(served.address).await.unwrap();
+            let request = b"GET /livez HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+            next.write_all(request).await.unwrap();
+
+            later(HEAD_DEADLINE).await;
+            let mut answer = String::new();
+            soon("the next is answered", next.read_to_string(&mut answer))
+                .await
+                .unwrap();
+            assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+            // Closed; a reset counts, for not all that it said was read.
+            let rest = soon("the silent one is closed", silent.read(&mut [0])).await;
+            assert!(matches!(rest, Ok(0) | Err(_)), "{rest:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_full_door_stops() {
+        let (served, _silent) = full(b"PRI ").await;
+        served.stop.send(()).unwrap();
+        soon("a full door stops", served.ended).await.unwrap();
+    }
 }

@@ -91,7 +91,7 @@ pub struct TlsSection {
 #[serde(deny_unknown_fields)]
 pub struct PepperSection {
     /// A file of at least 32 random bytes that only the node's user may read (mode 0600 or 0400); the same on
-    /// every node, never changed: keys made under another pepper are refused.
+    /// every node, never changed: a node with another pepper than the cluster's stops and says so.
     pub file: PathBuf,
 }
 

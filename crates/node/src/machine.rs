@@ -16,7 +16,7 @@ use std::sync::{Arc, RwLock, RwLockReadGuard};
 use tollgate_core::audit::AuditEntry;
 use tollgate_core::command::{Command, Reply};
 use tollgate_core::ids::Incarnation;
-use tollgate_core::ledger::records::{Record, RecordKey};
+use tollgate_core::ledger::records::{self, Record, RecordKey};
 use tollgate_core::ledger::{Alarm, Ledger};
 use tollgate_core::time::LedgerTime;
 use tollgate_wire::codec;
@@ -231,7 +231,10 @@ impl Machine for LedgerMachine {
         if let Some(error) = failure {
             return Err(error);
         }
-        let ledger = restored.map_err(|error| RestoreError::Record(error.to_string()))?;
+        let ledger = restored.map_err(|error| match error {
+            records::RestoreError::Newer { found, known } => RestoreError::Newer { found, known },
+            error => RestoreError::Record(error.to_string()),
+        })?;
         let found = ledger.digest();
         if found != digest {
             return Err(RestoreError::Digest {

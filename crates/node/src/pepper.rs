@@ -1,7 +1,8 @@
 //! The pepper: the one secret that turns a presented secret into what is stored of it.
 //!
 //! Edges never hold it, so a stolen ledger opens nothing. Read once from a file that nobody else may read; its id
-//! (a short hash) stands beside every stored HMAC. Refuses to print itself.
+//! (a short hash) stands beside every stored HMAC, and in the ledger as the cluster's: a node with another one does
+//! not serve. Refuses to print itself.
 
 use hmac::{Hmac, Mac};
 use sha2::{Digest, Sha256};
@@ -50,8 +51,26 @@ pub enum PepperError {
 /// See the module's text.
 #[derive(Clone)]
 pub struct Pepper {
+    file: PathBuf,
     secret: Vec<u8>,
     id: PepperId,
+}
+
+/// The cluster has another pepper than this node.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the pepper {} has the id {}, but the cluster's keys are stored under the pepper with the id {}: this node would refuse \
+     them all, and other nodes those made here. Every node has the same pepper: copy the file of a node that serves here, \
+     or correct `pepper.file`",
+    file.display(), found.0, expected.0
+)]
+pub struct OtherPepper {
+    /// The node's file.
+    pub file: PathBuf,
+    /// The node's pepper.
+    pub found: PepperId,
+    /// The cluster's.
+    pub expected: PepperId,
 }
 
 impl fmt::Debug for Pepper {
@@ -95,13 +114,32 @@ impl Pepper {
         let id = PepperId(u32::from_le_bytes([
             digest[0], digest[1], digest[2], digest[3],
         ]));
-        Ok(Self { secret, id })
+        Ok(Self {
+            file: path.to_owned(),
+            secret,
+            id,
+        })
     }
 
     /// Names the pepper without telling it.
     #[must_use]
     pub fn id(&self) -> PepperId {
         self.id
+    }
+
+    /// Refuses to be another pepper than the cluster's.
+    ///
+    /// # Errors
+    /// [`OtherPepper`].
+    pub fn is_the_clusters(&self, cluster: PepperId) -> Result<(), OtherPepper> {
+        if self.id == cluster {
+            return Ok(());
+        }
+        Err(OtherPepper {
+            file: self.file.clone(),
+            found: self.id,
+            expected: cluster,
+        })
     }
 
     /// What is stored of a secret, given its SHA-256.
@@ -163,5 +201,17 @@ mod tests {
         assert_ne!(one.mac(&[9; 32]).hmac, one.mac(&[8; 32]).hmac);
         assert_ne!(one.mac(&[9; 32]).hmac, other.mac(&[9; 32]).hmac);
         assert_eq!(format!("{one:?}"), format!("Pepper({})", one.id().0));
+    }
+
+    #[test]
+    fn another_pepper_than_the_clusters_is_named_by_file_and_ids() {
+        let (_dir, path) = written(&[1; 32], 0o600);
+        let pepper = Pepper::load(&path).unwrap();
+        pepper.is_the_clusters(pepper.id()).unwrap();
+        let words = pepper.is_the_clusters(PepperId(7)).unwrap_err().to_string();
+        let (own, file) = (pepper.id().0.to_string(), path.to_str().unwrap());
+        for part in [file, &own, "id 7", "copy the file", "`pepper.file`"] {
+            assert!(words.contains(part), "`{part}` in `{words}`");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! A whole node: opens everything in order, says in words what is wrong, and closes everything in order.
 //!
 //! ```text
-//! pepper, certificates ─► ports ─► store ─► Raft ─► OpenNode (a boot) ─► issuer, confirmations, edges
+//! pepper, certificates ─► ports ─► store ─► Raft ─► NamePepper, OpenNode (a boot) ─► issuer, confirmations, edges
 //! ```
 //! Other nodes are answered as soon as Raft runs; edges once this start has its boot. A stop goes backwards: edges
 //! are told, pools are returned, leadership is handed over, the store writes a last checkpoint. Next:

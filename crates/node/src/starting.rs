@@ -1,7 +1,8 @@
 //! What happens between an open port and the first edge that is served.
 //!
 //! [`Door`] takes connections and sends each to who answers it; [`Starting`] takes part in Raft where that is right
-//! ([`crate::joining`]), has this start numbered by the ledger, and then runs as issuer until the node stops. Next:
+//! ([`crate::joining`]), compares its pepper with the cluster's, has this start numbered by the ledger, and then runs
+//! as issuer until the node stops. Next:
 //! [`crate::issuing`], [`crate::service`].
 
 use crate::admin::View;
@@ -18,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tollgate_core::command::{Command, OpenNode, OpenNodeReply, Reply};
+use tollgate_core::command::{Command, NamePepperReply, OpenNode, OpenNodeReply, Reply};
 use tollgate_core::ids::{Boot, Nonce};
 use tollgate_wire::quic::{CloseCode, Connection, Endpoint, Protocol};
 
@@ -160,7 +161,7 @@ impl Starting {
         parts.shutdown().await;
     }
 
-    /// Takes part in Raft, where that is right, and has this start numbered.
+    /// Takes part in Raft, where that is right, compares peppers, and has this start numbered.
     async fn take_part(&self) -> Result<Boot, String> {
         let failed = |error: &dyn std::fmt::Display| error.to_string();
         let begun = self
@@ -179,34 +180,56 @@ impl Starting {
             }
         }
         self.admit.send_replace(true);
+        self.compare_peppers().await?;
         self.open().await
     }
 
-    /// Has this start numbered; the same start number gets the same boot, so an unknown fate is asked again. The
-    /// leader hears this node's clock first: from the second node of a new cluster on, a majority vouches for time.
+    /// Has this start numbered; the same start number gets the same boot, so an unknown fate is asked again.
     async fn open(&self) -> Result<Boot, String> {
         let (node, starts) = (self.view.node, self.view.store.starts());
         let command = Command::OpenNode(OpenNode {
             node,
             nonce: Nonce(starts),
         });
+        match self.answer_to(&command).await {
+            Reply::OpenNode(OpenNodeReply::Boot(boot)) => Ok(boot),
+            Reply::OpenNode(OpenNodeReply::StaleNonce { last }) => Err(format!(
+                "the cluster knows start {last} of node {node}, but this data folder counts start {starts}: its data \
+                 was lost or rolled back. A node id is never used again after that: remove the node from \
+                 the cluster and join with an empty folder under a new id"
+            )),
+            other => Err(format!("the ledger answered OpenNode with {other:?}")),
+        }
+    }
+
+    /// Refuses to serve with another pepper than the cluster's, which is the first that was named. The replica may know
+    /// it; what it knows of that never changes.
+    async fn compare_peppers(&self) -> Result<(), String> {
+        let pepper = &self.view.pepper;
+        let known = self.view.ledger.read().pepper();
+        let cluster = match known {
+            Some(cluster) => cluster,
+            None => match self.answer_to(&Command::NamePepper(pepper.id())).await {
+                Reply::NamePepper(NamePepperReply::Same) => pepper.id(),
+                Reply::NamePepper(NamePepperReply::Other { cluster }) => cluster,
+                other => return Err(format!("the ledger answered NamePepper with {other:?}")),
+            },
+        };
+        pepper
+            .is_the_clusters(cluster)
+            .map_err(|error| error.to_string())
+    }
+
+    /// Proposes a command that may be repeated until it has an answer. The leader hears this node's clock first: from
+    /// the second node of a new cluster on, a majority vouches for time.
+    async fn answer_to(&self, command: &Command) -> Reply {
         loop {
-            if let Err(error) = confirm::tell_clock(&*self.view.consensus).await {
-                tracing::debug!(%error, "no leader to be told the clock yet");
-                tokio::time::sleep(OPEN_PAUSE).await;
-                continue;
-            }
-            match self.view.proposer.propose(&command).await {
-                Ok(Reply::OpenNode(OpenNodeReply::Boot(boot))) => return Ok(boot),
-                Ok(Reply::OpenNode(OpenNodeReply::StaleNonce { last })) => {
-                    return Err(format!(
-                        "the cluster knows start {last} of node {node}, but this data folder counts start {starts}: its data \
-                         was lost or rolled back. A node id is never used again after that: remove the node from \
-                         the cluster and join with an empty folder under a new id"
-                    ));
-                }
-                Ok(other) => return Err(format!("the ledger answered OpenNode with {other:?}")),
-                Err(error) => tracing::debug!(%error, "no boot yet"),
+            match confirm::tell_clock(&*self.view.consensus).await {
+                Ok(_) => match self.view.proposer.propose(command).await {
+                    Ok(reply) => return reply,
+                    Err(error) => tracing::debug!(%error, "no answer yet"),
+                },
+                Err(error) => tracing::debug!(%error, "no leader to be told the clock yet"),
             }
             tokio::time::sleep(OPEN_PAUSE).await;
         }

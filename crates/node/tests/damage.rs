@@ -9,8 +9,12 @@ use std::path::Path;
 use std::sync::Once;
 
 use openraft::storage::{RaftLogReader, RaftLogStorage, RaftSnapshotBuilder, RaftStateMachine};
+use tollgate_core::ids::Incarnation;
+use tollgate_core::ledger::records::{CLUSTER_VERSION, Record, RecordKey};
+use tollgate_node::machine::{Batch, SharedLedger};
 use tollgate_node::raft::types::Vote;
-use tollgate_node::storage::REBUILD;
+use tollgate_node::storage::{REBUILD, Store, StoreConfig, StoreError};
+use tollgate_wire::codec;
 use toy::{append, apply, entry, log_id};
 
 const ENTRIES: u64 = 60;
@@ -101,8 +105,66 @@ async fn every_kind_of_record_is_named_when_damaged() {
                 REBUILD
             };
             assert!(words.contains(way_out), "no way out in {words:?}");
+            let damaged = words.contains(REBUILD);
+            assert_eq!(damaged, way_out == REBUILD, "two ways out in {words:?}");
         }
     }
+}
+
+/// The ledger's store with one entry in it, or why it was refused.
+fn open_ledger(dir: &Path) -> Result<Store, StoreError> {
+    let mut config = StoreConfig::new(dir, toy::identity(1));
+    config.ballast_bytes = 0;
+    Store::open(&config, SharedLedger::new(Incarnation(1)).machine())
+}
+
+/// A folder of a cluster whose nodes raised the version together is not damaged: this build is too old for it.
+#[tokio::test]
+async fn state_of_a_later_cluster_version_asks_for_the_newer_build() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open_ledger(dir.path()).unwrap();
+    let (mut log, mut state) = store.halves();
+    let entries = || {
+        let bytes = codec::encode(&Batch::default()).unwrap();
+        let payload = openraft::EntryPayload::Normal(bytes.into());
+        vec![tollgate_node::raft::types::Entry {
+            log_id: log_id(1, 0),
+            payload,
+        }]
+    };
+    append(&mut log, entries()).await.unwrap();
+    apply(&mut state, entries()).await.unwrap();
+    drop((log, state, store));
+
+    let meta = codec::encode(&RecordKey::Meta).unwrap();
+    let key = [b"r\0\0\0\0", meta.as_slice()].concat();
+    with_sled(dir.path(), |db| {
+        let tree = db.open_tree("state").unwrap();
+        let value = tree.get(&key).unwrap().expect("the meta record");
+        let (head, body) = value.split_at(5);
+        let record = codec::decode::<Record, { codec::budget(1 << 16) }>(body).unwrap();
+        let Record::Meta(mut meta) = record else {
+            panic!("{record:?}");
+        };
+        meta.cluster_version = CLUSTER_VERSION + 1;
+        let body = codec::encode(&Record::Meta(meta)).unwrap();
+        let mut checksum = crc32fast::Hasher::new();
+        for part in [&head[..1], &key, &body] {
+            checksum.update(part);
+        }
+        let checksum = checksum.finalize().to_le_bytes();
+        let value = [&head[..1], &checksum, &body].concat();
+        tree.insert(&key, value).unwrap();
+    });
+    let words = match open_ledger(dir.path()) {
+        Ok(_) => panic!("the folder was accepted"),
+        Err(error) => error.to_string(),
+    };
+    let (found, known) = (CLUSTER_VERSION + 1, CLUSTER_VERSION);
+    let expected =
+        format!("has format {found}, this build reads up to {known}; run the newer build");
+    assert!(words.contains(&expected), "{words}");
+    assert!(!words.contains(REBUILD), "nothing is damaged: {words}");
 }
 
 #[tokio::test]

@@ -1,116 +1,21 @@
-//! Records on a disk: each with a format version and a checksum, alone or one after the other in a file.
+//! Records of a file that grows at its end, the edge's journal: each with a format version, its length and checksums.
 //!
-//! [`seal`] and [`open`] wrap one value of a store (a sled value). [`append`] and [`RecordReader`] are
-//! for files that grow at their end (the edge's journal, snapshot files): there each record carries its
-//! length, under a checksum of its own, so that a damaged length is not taken for the end of the file.
-//! Refuses to write, sync or repair files, and to decide what damage leads to: that depends on what was
-//! acknowledged, which only the file's owner knows.
+//! The length has a checksum of its own, so that a damaged one is not taken for the end of the file. Refuses to write,
+//! sync or repair files, and to decide what damage leads to: that depends on what was acknowledged, which only the
+//! file's owner knows. What a node stores in sled and in snapshots has the envelope of `tollgate-node`'s storage.
 //!
-//! The checksum is CRC-32: it finds damage, not malice. Next: [`crate::codec`].
+//! The checksum is CRC-32: it finds damage, not malice. Next: [`crate::codec`], which the payloads are in.
 
-use crate::codec::{self, EncodeError};
-use serde::Serialize;
 use std::io::{self, Read};
 
-/// Version of both record formats, the first byte of every record. 0 never becomes one: a hole in a
-/// file reads as zeros.
+/// Version of the format, the first byte of every record. 0 never becomes one: a hole in a file reads as zeros.
 pub const RECORD_VERSION: u8 = 1;
-
-/// Bytes that [`seal`] adds: version, checksum.
-pub const SEAL_OVERHEAD: usize = 5;
 
 /// Bytes that [`append`] adds: version, length, checksum of the two, checksum of the payload.
 pub const APPEND_OVERHEAD: usize = 13;
 
 /// Most bytes in one payload of a file of records; [`append`] refuses more, and so does its reader.
 pub const RECORD_MAX: usize = 8 * 1024 * 1024;
-
-/// What is wrong with one sealed record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RecordError {
-    /// Too short to be a record at all.
-    #[error("a record of {found} bytes, expected at least {SEAL_OVERHEAD}")]
-    Short {
-        /// Bytes given.
-        found: usize,
-    },
-    /// The bytes are not those that were sealed: the disk or a hand changed them.
-    #[error("damaged record: its checksum says {stored:08x}, its {size} bytes give {computed:08x}")]
-    Damaged {
-        /// The checksum in the record.
-        stored: u32,
-        /// The checksum of what is there.
-        computed: u32,
-        /// Bytes of the payload.
-        size: usize,
-    },
-    /// Intact, but in another format: written by a newer release.
-    #[error("record version {found}, this release reads {RECORD_VERSION}: use the newer release")]
-    Version {
-        /// The version byte.
-        found: u8,
-    },
-}
-
-/// `payload` with version and checksum in front.
-#[must_use]
-pub fn seal(payload: &[u8]) -> Vec<u8> {
-    let mut record = Vec::with_capacity(SEAL_OVERHEAD + payload.len());
-    record.extend_from_slice(&[RECORD_VERSION, 0, 0, 0, 0]);
-    record.extend_from_slice(payload);
-    stamp(&mut record);
-    record
-}
-
-/// The encoded `value`, sealed; as [`seal`] of [`codec::encode`] without the copy between.
-///
-/// # Errors
-/// As [`codec::encode`].
-pub fn seal_value<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, EncodeError> {
-    let mut record = vec![RECORD_VERSION, 0, 0, 0, 0];
-    codec::encode_into(value, &mut record)?;
-    stamp(&mut record);
-    Ok(record)
-}
-
-/// The payload of a sealed record.
-///
-/// # Errors
-/// [`RecordError`]; the caller adds which record of which file it was.
-pub fn open(record: &[u8]) -> Result<&[u8], RecordError> {
-    let Some((&[version, a, b, c, d], payload)) = record.split_first_chunk::<SEAL_OVERHEAD>()
-    else {
-        return Err(RecordError::Short {
-            found: record.len(),
-        });
-    };
-    let stored = u32::from_le_bytes([a, b, c, d]);
-    let computed = checksum(&[version], payload);
-    if stored != computed {
-        Err(RecordError::Damaged {
-            stored,
-            computed,
-            size: payload.len(),
-        })
-    } else if version != RECORD_VERSION {
-        // Last, so that a flipped bit in the version is damage and not a newer release.
-        Err(RecordError::Version { found: version })
-    } else {
-        Ok(payload)
-    }
-}
-
-fn stamp(record: &mut [u8]) {
-    let checksum = checksum(&record[..1], &record[SEAL_OVERHEAD..]);
-    record[1..SEAL_OVERHEAD].copy_from_slice(&checksum.to_le_bytes());
-}
-
-fn checksum(head: &[u8], payload: &[u8]) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(head);
-    hasher.update(payload);
-    hasher.finalize()
-}
 
 /// The payload is longer than [`RECORD_MAX`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

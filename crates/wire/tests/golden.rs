@@ -15,13 +15,14 @@ use tollgate_core::account::{AccountId, Environment, Name, Per, Window};
 use tollgate_core::admin::{AdminCommand, AdminReply, Change, Item};
 use tollgate_core::catalog::{LicenseStatus, Limit, Overage, PepperId, Problem, SecretMac};
 use tollgate_core::command::{
-    Assign, AssignReply, CloseSession, Command, Entry, LineOutcome, OpenNode, OpenNodeReply,
-    OpenSession, OpenSessionReply, Position, PositionLine, PositionOutcome, PositionReply, Reply,
-    Report, ReportReply, SpentLine, UsageLine,
+    Assign, AssignReply, CloseSession, Command, Entry, LineOutcome, NamePepperReply, OpenNode,
+    OpenNodeReply, OpenSession, OpenSessionReply, Position, PositionLine, PositionOutcome,
+    PositionReply, Reply, Report, ReportReply, SpentLine, UsageLine,
 };
 use tollgate_core::ids::{
     Boot, Epoch, Incarnation, LeaseNo, NodeId, Nonce, Revision, Seq, SessionId, Slot,
 };
+use tollgate_core::ledger::records::{Record, RecordKey};
 use tollgate_core::message::{
     AnswerLine, EdgeMessage, Held, Hello, Lease, LeaseAnswer, LeaseLine, LeaseState, NodeMessage,
     Principal, PrincipalLimit, Recall, Resolve, ResolveAnswer, ResolveOutcome, Route, Sender,
@@ -361,6 +362,7 @@ fn commands() -> Vec<Command> {
         }),
         Command::Tick,
         Command::Admin(Box::new(admin_command())),
+        Command::NamePepper(PepperId(3_000_000_000)),
     ]
 }
 
@@ -531,12 +533,22 @@ fn an_entry_is_time_and_commands() {
         commands: commands(),
     };
     let mut expected = encode(&entry.time).unwrap();
-    expected.push(8);
+    expected.push(9);
     for command in commands() {
         expected.extend(encode(&command).unwrap());
     }
     assert_eq!(encode(&entry).unwrap(), expected);
     assert_eq!(decode::<Entry, BUDGET>(&expected), Ok(entry));
+}
+
+/// The pepper's record on a disk: a node of any release must find it there.
+#[test]
+fn the_peppers_record() {
+    assert_eq!(encode(&RecordKey::Pepper).unwrap(), [8]);
+    let record = Record::Pepper(PepperId(3_000_000_000));
+    let bytes = encode(&record).unwrap();
+    assert_eq!(bytes, [8, 0xfc, 0x00, 0x5e, 0xd0, 0xb2]);
+    assert_eq!(decode::<Record, BUDGET>(&bytes), Ok(record));
 }
 
 #[test]
@@ -567,6 +579,13 @@ fn what_applying_answers() {
             latest: Some(Boot(302)),
         },
     ];
+    let pepper_replies = [
+        NamePepperReply::Same,
+        NamePepperReply::Other {
+            cluster: PepperId(3_000_000_000),
+        },
+    ];
+    frozen("name_pepper_reply.txt", &pepper_replies);
     frozen("line_outcome.txt", &line_outcomes);
     frozen("position_outcome.txt", &position_outcomes);
     frozen("open_node_reply.txt", &node_replies);
@@ -591,6 +610,7 @@ fn what_applying_answers() {
             Reply::Tick(LedgerTime(1_700_000_000_000)),
             Reply::Admin(Box::new(admin_replies().remove(0))),
             Reply::Malformed("no command".into()),
+            Reply::NamePepper(pepper_replies[0]),
         ],
     );
 }

@@ -86,6 +86,8 @@ impl Naive {
                 Command::Report(c) => Some(Reply::Report(self.report(c))),
                 Command::CloseSession(c) => Some(Reply::CloseSession(self.close(c))),
                 Command::Tick => Some(Reply::Tick(self.time)),
+                // No node of the simulator has a pepper.
+                Command::NamePepper(_) => None,
                 Command::Admin(c) => {
                     if let Some((key, limits)) = catalog::change_of(c)
                         && self.changes.insert(key)

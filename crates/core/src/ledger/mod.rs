@@ -2,7 +2,7 @@
 //!
 //! `apply` is total: a refusal is a reply, nothing here fails, reads a clock, does I/O or asks who leads.
 //! Parts: [`accounts`] (positions and what is out), [`sessions`] (boots and reports), [`usage`] (what is
-//! billed), [`slots`] (who issues what), [`crate::catalog`] (limits), [`records`] (what is kept on disk).
+//! billed), [`slots`] (who issues what), [`pepper`] (what secrets are stored under), [`crate::catalog`] (limits), [`records`] (what is kept on disk).
 //!
 //! **Invariant I1** (promise P1), kept in [`accounts`], guarded by `tests/ledger.rs`, `tests/protocol` and the simulator:
 //! nothing is acquired unless `settled − excess + out ≤ limit` holds afterwards; units of anyone, alive
@@ -19,6 +19,7 @@
 )]
 
 pub mod accounts;
+mod pepper;
 pub mod records;
 mod registry;
 pub mod sessions;
@@ -28,7 +29,7 @@ pub mod usage;
 use crate::account::AccountId;
 use crate::admin;
 use crate::audit::AuditEntry;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, PepperId};
 use crate::command::{Command, Entry, Reply};
 use crate::ids::{Boot, Epoch, Incarnation, NodeId, SessionId, Slot, Units};
 use crate::message::Route;
@@ -111,6 +112,8 @@ pub struct Ledger {
     pub(crate) meta: Meta,
     pub(crate) nodes: Table<NodeId, NodeEntry>,
     pub(crate) slots: Table<Slot, SlotEntry>,
+    /// At most one.
+    pub(crate) pepper: Table<(), PepperId>,
     pub(crate) sessions: Registry,
     pub(crate) accounts: Table<AccountId, Row, LimitMemo>,
     pub(crate) usage: Usage,
@@ -140,6 +143,7 @@ impl Ledger {
             meta: Meta::new(incarnation),
             nodes: Table::new(records::KIND_NODE),
             slots,
+            pepper: Table::new(records::KIND_PEPPER),
             sessions: Registry::new(),
             accounts: Table::new(records::KIND_ACCOUNT),
             usage: Usage::new(),
@@ -192,6 +196,7 @@ impl Ledger {
                 Reply::Tick(self.meta.time)
             }
             Command::Admin(c) => Reply::Admin(Box::new(admin::apply(self, c))),
+            Command::NamePepper(c) => Reply::NamePepper(self.name_pepper(*c)),
         }
     }
 
@@ -314,6 +319,7 @@ impl Ledger {
             self.meta.digest(),
             self.nodes.digest(),
             self.slots.digest(),
+            self.pepper.digest(),
             self.sessions.digest(),
             self.accounts.digest(),
             self.usage.digest(),

@@ -9,7 +9,7 @@ use super::accounts::Row;
 use super::sessions::Session;
 use super::slots::{NodeEntry, SlotEntry};
 use crate::account::{AccountId, Environment, Name};
-use crate::catalog::{CatalogKey, CatalogRecord};
+use crate::catalog::{CatalogKey, CatalogRecord, PepperId};
 use crate::digest::StableHasher;
 use crate::ids::{Boot, Incarnation, NodeId, SessionId, Slot, Units};
 use crate::time::LedgerTime;
@@ -24,13 +24,14 @@ pub(crate) const KIND_SESSION: u8 = 4;
 pub(crate) const KIND_ACCOUNT: u8 = 5;
 pub(crate) const KIND_USAGE: u8 = 6;
 pub(crate) const KIND_SUSPENSE: u8 = 7;
+pub(crate) const KIND_PEPPER: u8 = 8;
 /// First kind of the catalog's tables; the catalog numbers on from here.
 pub(crate) const KIND_CATALOG: u8 = 32;
 
 /// Keys of one license counted apart in one hour; more are summed under `other`.
 pub const USAGE_KEYS_PER_HOUR_MAX: usize = 1000;
 
-/// The version of the meaning of `apply`: raised by all nodes together.
+/// The version of the meaning of `apply`: raised by all nodes together. [`Ledger::restore`] refuses a later one.
 pub const CLUSTER_VERSION: u32 = 1;
 
 /// Counters and clocks of the ledger.
@@ -132,6 +133,8 @@ pub enum RecordKey {
     Suspense(SuspenseKey),
     /// A record of the catalog.
     Catalog(CatalogKey),
+    /// The cluster's pepper.
+    Pepper,
 }
 
 /// A record.
@@ -153,6 +156,8 @@ pub enum Record {
     Suspense(Units),
     /// See [`RecordKey::Catalog`].
     Catalog(CatalogRecord),
+    /// See [`RecordKey::Pepper`].
+    Pepper(PepperId),
 }
 
 /// Why records make no ledger.
@@ -164,6 +169,16 @@ pub enum RestoreError {
     /// There was no [`Meta`].
     #[error("the ledger's meta record is missing: the data is damaged, rebuild the node")]
     NoMeta,
+    /// Later builds wrote it, under another meaning of `apply`: by this one's the replicas would differ.
+    #[error(
+        "the ledger has version {found}, this build knows versions up to {known}: run the newer build"
+    )]
+    Newer {
+        /// The records' version.
+        found: u32,
+        /// [`CLUSTER_VERSION`].
+        known: u32,
+    },
 }
 
 impl Ledger {
@@ -197,6 +212,8 @@ impl Ledger {
                 .into_iter()
                 .map(RecordKey::Catalog),
         );
+        let pepper = self.pepper.take_dirty().into_iter();
+        keys.extend(pepper.map(|()| RecordKey::Pepper));
         keys
     }
 
@@ -212,6 +229,7 @@ impl Ledger {
             RecordKey::Usage(key) => self.usage.get(key).map(Record::Usage),
             RecordKey::Suspense(key) => self.suspense.get(key).copied().map(Record::Suspense),
             RecordKey::Catalog(key) => self.catalog.record(key).map(Record::Catalog),
+            RecordKey::Pepper => self.pepper().map(Record::Pepper),
         }
     }
 
@@ -253,12 +271,17 @@ impl Ledger {
                 .records()
                 .map(|(k, v)| (RecordKey::Catalog(k), Record::Catalog(v))),
         )
+        .chain(
+            self.pepper()
+                .map(|v| (RecordKey::Pepper, Record::Pepper(v))),
+        )
     }
 
-    /// A ledger from all its records, in any order.
+    /// A ledger from all its records, in any order. Stops at a meta record of a later version: where that comes first,
+    /// as in the order of keys, nothing of a kind that this build does not know is asked for.
     ///
     /// # Errors
-    /// [`RestoreError`] when a record does not fit its key or the meta record is missing.
+    /// [`RestoreError`] when a record does not fit its key, the meta record is missing, or it is of a later version.
     pub fn restore(
         records: impl IntoIterator<Item = (RecordKey, Record)>,
     ) -> Result<Self, RestoreError> {
@@ -266,7 +289,15 @@ impl Ledger {
         let mut meta = None;
         for (key, record) in records {
             match (key, record) {
-                (RecordKey::Meta, Record::Meta(found)) => meta = Some(found),
+                (RecordKey::Meta, Record::Meta(found)) => {
+                    if found.cluster_version > CLUSTER_VERSION {
+                        return Err(RestoreError::Newer {
+                            found: found.cluster_version,
+                            known: CLUSTER_VERSION,
+                        });
+                    }
+                    meta = Some(found);
+                }
                 (RecordKey::Node(id), Record::Node(v)) => ledger.nodes.put(id, v),
                 (RecordKey::Slot(slot), Record::Slot(v)) => ledger.slots.put(slot, v),
                 (RecordKey::Session(id), Record::Session(v)) => ledger.sessions.put(id, v),
@@ -281,6 +312,7 @@ impl Ledger {
                         return Err(RestoreError::Kind(RecordKey::Catalog(key)));
                     }
                 }
+                (RecordKey::Pepper, Record::Pepper(v)) => ledger.pepper.put((), v),
                 (key, _) => return Err(RestoreError::Kind(key)),
             }
         }

@@ -8,6 +8,7 @@ use super::problem::Refused;
 use super::{BODY_BYTES_MAX, Caller, View};
 use crate::clock;
 use crate::consensus::ProposeError;
+use crate::pepper::Pepper;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Extension, Path, Query, State};
@@ -117,6 +118,17 @@ fn random<const N: usize>() -> Result<[u8; N], Refused> {
     Ok(bytes)
 }
 
+/// The pepper, once it is known to be the cluster's: a key made under another one would open nothing.
+fn pepper(view: &View) -> Result<&Pepper, Refused> {
+    let cluster = view.ledger.read().pepper().ok_or_else(|| {
+        Refused::unavailable("the pepper is not compared with the cluster's yet: the node starts")
+    })?;
+    view.pepper
+        .is_the_clusters(cluster)
+        .map_err(|error| Refused::unavailable(error.to_string()))?;
+    Ok(&view.pepper)
+}
+
 /// Proposes a command until it has an answer.
 async fn settle(view: &View, command: AdminCommand) -> Result<AdminReply, Refused> {
     let command = Command::Admin(Box::new(command));
@@ -188,7 +200,8 @@ pub(super) async fn apply(
         .file
         .validate()
         .map_err(|problems| Refused::invalid(&problems))?;
-    let items = checked.into_items(|sha256| view.pepper.mac(sha256));
+    let pepper = pepper(&view)?;
+    let items = checked.into_items(|sha256| pepper.mac(sha256));
     if query.dry_run {
         return dry_run(&view, about, items).await.map(Json);
     }
@@ -316,6 +329,7 @@ pub(super) async fn create_key(
             .map(|license| license.customer.clone())
     };
     let customer = customer.ok_or_else(|| Refused::not_found(format!("license {license}")))?;
+    let pepper = pepper(&view)?;
     for _ in 0..DRAWS_MAX {
         let composed = credential::compose(
             environment,
@@ -328,7 +342,7 @@ pub(super) async fn create_key(
             license: license.clone(),
             environment,
             id: composed.key.clone(),
-            mac: view.pepper.mac(&presented.secret_sha256()),
+            mac: pepper.mac(&presented.secret_sha256()),
             valid_until: None,
         };
         let taken = |reply: &AdminReply| {

@@ -30,17 +30,19 @@ use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use problem::Refused;
 use std::collections::BTreeMap;
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tollgate_core::account::Name;
 use tollgate_core::ids::NodeId;
+use tollgate_wire::first_bytes::FirstBytes;
 use tollgate_wire::identity::{PeerIdentity, Role};
 use tollgate_wire::tls::Tls;
 
@@ -51,7 +53,8 @@ pub const BODY_BYTES_MAX: usize = 1024 * 1024;
 pub const CONNECTIONS_MAX: usize = 256;
 /// For the TLS handshake.
 pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
-/// For the head of a request.
+/// To begin (until it is clear which version of HTTP the peer speaks), for the head of each request, and for the answer
+/// to a ping, of which as long a silence over HTTP/2 makes one.
 pub const HEAD_DEADLINE: Duration = Duration::from_secs(10);
 /// For a whole request, from its head to its answer.
 pub const REQUEST_DEADLINE: Duration = Duration::from_secs(20);
@@ -125,7 +128,7 @@ pub async fn serve(listener: AdminListener, tls: Tls, view: Arc<View>, fatal: Fa
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn_with_state(view.clone(), with_revision))
         .with_state(view);
-    take_connections(listener, fatal, move |tcp| {
+    take_connections(listener, CONNECTIONS_MAX, fatal, move |tcp| {
         let (acceptor, router) = (acceptor.clone(), router.clone());
         async move {
             let stream = match tokio::time::timeout(HANDSHAKE_DEADLINE, acceptor.accept(tcp)).await
@@ -155,7 +158,10 @@ pub async fn serve(listener: AdminListener, tls: Tls, view: Arc<View>, fatal: Fa
 /// Serves what needs no certificate until the node stops.
 pub async fn serve_metrics(listener: AdminListener, view: Arc<View>, fatal: Fatal) {
     let router = open_routes().fallback(unknown_path).with_state(view);
-    take_connections(listener, fatal, move |tcp| speak(tcp, router.clone())).await;
+    take_connections(listener, CONNECTIONS_MAX, fatal, move |tcp| {
+        speak(tcp, router.clone())
+    })
+    .await;
 }
 
 fn open_routes() -> Router<Arc<View>> {
@@ -167,21 +173,19 @@ fn open_routes() -> Router<Arc<View>> {
 
 async fn take_connections<F>(
     listener: AdminListener,
+    connections_max: usize,
     fatal: Fatal,
     mut serve: impl FnMut(TcpStream) -> F,
 ) where
     F: Future<Output = ()> + Send + 'static,
 {
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let room = Arc::new(Semaphore::new(connections_max));
     // Dropped with the last of them still open: a stop waits for nobody.
     let mut connections = JoinSet::new();
     loop {
-        let Ok(permit) = room.clone().acquire_owned().await else {
-            return;
-        };
         tokio::select! {
-            accepted = listener.tcp.accept() => match accepted {
-                Ok((tcp, _)) => {
+            accepted = accept(&listener.tcp, &room) => match accepted {
+                Ok((tcp, permit)) => {
                     let served = serve(tcp);
                     connections.spawn(async move {
                         served.await;
@@ -200,6 +204,20 @@ async fn take_connections<F>(
     }
 }
 
+async fn accept(
+    listener: &TcpListener,
+    room: &Arc<Semaphore>,
+) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
+    // Room first: who is not accepted waits in the system's queue.
+    let permit = room
+        .clone()
+        .acquire_owned()
+        .await
+        .map_err(io::Error::other)?;
+    let (tcp, _) = listener.accept().await?;
+    Ok((tcp, permit))
+}
+
 async fn speak(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, router: Router) {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
@@ -209,7 +227,10 @@ async fn speak(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, rou
     builder
         .http2()
         .timer(TokioTimer::new())
-        .max_concurrent_streams(64);
+        .max_concurrent_streams(64)
+        .keep_alive_interval(HEAD_DEADLINE)
+        .keep_alive_timeout(HEAD_DEADLINE);
+    let stream = FirstBytes::within(HEAD_DEADLINE, stream);
     let service = TowerToHyperService::new(router.layer(middleware::from_fn(in_time)));
     if let Err(error) = builder
         .serve_connection(TokioIo::new(stream), service)
@@ -260,4 +281,91 @@ async fn unknown_path(request: Request) -> Refused {
 
 async fn wrong_method(request: Request) -> Refused {
     Refused::method(request.method(), request.uri().path())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fatal::Stop;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::sync::watch;
+    use tokio::task::JoinHandle;
+
+    /// Far longer than anything here takes; only a hang meets it.
+    const PATIENCE: Duration = Duration::from_secs(30);
+    const PREFACE_BUT_ITS_END: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r";
+    const REQUEST: &[u8] = b"GET /livez HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+
+    async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+        tokio::time::timeout(PATIENCE, future)
+            .await
+            .unwrap_or_else(|_| panic!("must not hang: {what}"))
+    }
+
+    fn router() -> Router {
+        Router::new().route("/livez", get(|| async { "ok" }))
+    }
+
+    /// A listener with room for one connection, which somebody has who says `said` and then nothing.
+    async fn full(said: &[u8]) -> (SocketAddr, Fatal, JoinHandle<()>, TcpStream) {
+        let listener = AdminListener::bind("test", "127.0.0.1:0".parse().unwrap())
+            .await
+            .unwrap();
+        let (address, fatal) = (listener.address, Fatal::default());
+        let (taken, mut was_taken) = watch::channel(false);
+        let serving = take_connections(listener, 1, fatal.clone(), move |tcp| {
+            let taken = taken.clone();
+            async move {
+                taken.send_replace(true);
+                speak(tcp, router()).await;
+            }
+        });
+        let serving = tokio::spawn(serving);
+        let mut silent = TcpStream::connect(address).await.unwrap();
+        silent.write_all(said).await.unwrap();
+        soon("a connection is taken", was_taken.wait_for(|taken| *taken))
+            .await
+            .unwrap();
+        (address, fatal, serving, silent)
+    }
+
+    #[tokio::test]
+    async fn who_never_says_which_http_it_speaks_gives_its_place_to_the_next() {
+        for said in [b"", &b"PRI "[..], PREFACE_BUT_ITS_END] {
+            let (address, _fatal, _serving, mut silent) = full(said).await;
+            let mut next = TcpStream::connect(address).await.unwrap();
+            next.write_all(REQUEST).await.unwrap();
+
+            tokio::time::pause();
+            tokio::time::advance(HEAD_DEADLINE).await;
+            tokio::time::resume();
+            let mut answer = String::new();
+            soon("the next is answered", next.read_to_string(&mut answer))
+                .await
+                .unwrap();
+            assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+            // Closed; a reset counts, for not all that it said was read.
+            let rest = soon("the silent one is closed", silent.read(&mut [0])).await;
+            assert!(matches!(rest, Ok(0) | Err(_)), "{rest:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_full_listener_stops() {
+        let (_address, fatal, serving, _silent) = full(b"PRI ").await;
+        fatal.stop(Stop::Asked);
+        soon("a full listener stops", serving).await.unwrap();
+    }
+
+    /// As behind TLS: any stream.
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_of_http_2_that_answers_nothing_any_more_is_let_go() {
+        let (near, mut far) = tokio::io::duplex(64 * 1024);
+        let spoken = tokio::spawn(speak(near, router()));
+        // The whole preface, an empty SETTINGS, and never an answer to a ping.
+        far.write_all(PREFACE_BUT_ITS_END).await.unwrap();
+        far.write_all(b"\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+        let given_up = tokio::time::timeout(3 * HEAD_DEADLINE, spoken).await;
+        given_up.expect("the peer is given up").unwrap();
+    }
 }

@@ -301,10 +301,7 @@ pub(crate) fn load(
             &mut records(state, checkpoint.generation),
             checkpoint.digest,
         )
-        .map_err(|source| StoreError::Restore {
-            what: "tree state".into(),
-            source: Box::new(source),
-        })?;
+        .map_err(|source| StoreError::restore("the state in tree state".into(), source))?;
     if let Some(head) = checkpoint.audit_head {
         let key = head.to_be_bytes();
         let Some(value) = audit.get(key).doing("read from")? else {

@@ -5,6 +5,7 @@
 //! that fails ends the process on the spot with [`EXIT_SYNC_FAILED`], because the kernel may have dropped the pages and
 //! a second try would report success over the hole (PostgreSQL's "fsyncgate", 2018).
 
+use super::machine::RestoreError;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -99,12 +100,12 @@ pub enum StoreError {
         limit: usize,
     },
     /// The state machine refused its records.
-    #[error("the state in {what} cannot be restored: {source}; {REBUILD}")]
+    #[error("{what} cannot be restored: {source}; {REBUILD}")]
     Restore {
-        /// Where the records came from.
+        /// The state, with where its records came from.
         what: String,
         /// The machine's reason.
-        source: Box<super::machine::RestoreError>,
+        source: Box<RestoreError>,
     },
     /// A thread of the store is gone or an earlier write failed.
     #[error("the store has stopped: {words}")]
@@ -115,6 +116,23 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Why no state came of the records in `what`. Only what is damaged asks for a rebuild; data of a newer build asks
+    /// for that build.
+    pub(crate) fn restore(what: String, source: RestoreError) -> Self {
+        match source {
+            RestoreError::Newer { found, known } => Self::Format {
+                what,
+                found,
+                expected: known,
+            },
+            RestoreError::Store(error @ Self::Format { .. }) => error,
+            source => Self::Restore {
+                what,
+                source: Box::new(source),
+            },
+        }
+    }
+
     /// Damage that only a rebuild repairs.
     pub(crate) fn damaged(
         what: impl Into<String>,

@@ -20,6 +20,14 @@ pub enum RestoreError {
     /// A record is none of this machine's.
     #[error("a record of the state is unreadable: {0}")]
     Record(String),
+    /// The records are of a later version of the machine: it would go on by another meaning.
+    #[error("the state has version {found}, this build knows versions up to {known}")]
+    Newer {
+        /// The records' version.
+        found: u32,
+        /// The latest that this machine knows.
+        known: u32,
+    },
     /// Records are missing, doubled or changed.
     #[error("the records add up to digest {found:032x}, expected {expected:032x}")]
     Digest {

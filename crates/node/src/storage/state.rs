@@ -225,9 +225,8 @@ fn install(
                 &mut checkpoint::records(&shared.state, next.generation),
                 head.digest,
             )
-            .map_err(|source| StoreError::Restore {
-                what: received.name(),
-                source: Box::new(source),
+            .map_err(|source| {
+                StoreError::restore(format!("the state in {}", received.name()), source)
             })?;
         *shared.applied() = Applied {
             last: meta.last_log_id,

@@ -7,6 +7,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -111,6 +112,28 @@ impl Cluster {
         self.nodes.remove(&node).unwrap()
     }
 
+    /// Stops a node so that it can be started again.
+    pub(crate) async fn stop_node(&mut self, node: u64) {
+        let server = self.take(node);
+        server.stop();
+        soon("a node stops", server.ended()).await.unwrap();
+        self.port_is_free(node).await;
+    }
+
+    /// Waits until a node that has ended can be started again: within one process its socket may outlive it by a moment,
+    /// for as long as the last of its connections drain.
+    pub(crate) async fn port_is_free(&self, node: u64) {
+        let quic = self.quic(node);
+        eventually("its port is free", || async move {
+            std::net::UdpSocket::bind(quic).is_ok()
+        })
+        .await;
+    }
+
+    fn quic(&self, node: u64) -> SocketAddr {
+        self.ports.addresses()[usize::try_from(node).unwrap() - 1]
+    }
+
     pub(crate) fn issue(&self, role: Role, name: &str) {
         let peer = (role, name);
         self.authority
@@ -133,7 +156,7 @@ impl Cluster {
             .zip(self.ports.addresses())
             .map(|(id, quic)| format!("[[member]]\nnode = {id}\nquic = \"{quic}\"\n"))
             .collect();
-        let quic = self.ports.addresses()[usize::try_from(node).unwrap() - 1];
+        let quic = self.quic(node);
         format!(
             "cluster = \"{NAME}\"\nnode = {node}\ndata_dir = \"data-{node}\"\n\
              [listen]\nquic = \"{quic}\"\nadmin = \"127.0.0.1:0\"\nmetrics = \"127.0.0.1:0\"\n\

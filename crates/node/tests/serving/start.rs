@@ -103,9 +103,7 @@ async fn what_was_acknowledged_is_there_after_every_node_was_stopped() {
     assert_eq!(cluster.apply(catalog(QUOTA)).await.0, 200);
     let before = cluster.status(1).await;
     for node in 1..=3 {
-        let server = cluster.take(node);
-        server.stop();
-        soon("a node stops", server.ended()).await.unwrap();
+        cluster.stop_node(node).await;
     }
     for node in 1..=3 {
         cluster.start_node(node).await.unwrap();
@@ -140,9 +138,7 @@ async fn what_was_acknowledged_is_there_after_every_node_was_stopped() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_whose_data_was_lost_is_refused() {
     let mut cluster = Cluster::start().await;
-    let lost = cluster.take(1);
-    lost.stop();
-    soon("a node stops", lost.ended()).await.unwrap();
+    cluster.stop_node(1).await;
     std::fs::remove_dir_all(cluster.home.path().join("data-1")).unwrap();
     let ended = match Server::start(cluster.config(1)).await {
         Ok(server) => soon("the node ends on its own", server.ended()).await,
@@ -152,5 +148,31 @@ async fn a_member_whose_data_was_lost_is_refused() {
         .expect_err("an empty folder of a known member")
         .to_string();
     assert!(words.contains("new id"), "{words}");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_with_another_pepper_is_refused_until_it_has_the_clusters() {
+    let mut cluster = Cluster::start().await;
+    cluster.stop_node(2).await;
+
+    let other = cluster.home.path().join("pepper-2");
+    std::fs::write(&other, [8; 32]).unwrap();
+    set_mode(&other, 0o600);
+    let text = cluster
+        .config_text(2)
+        .replace("file = \"pepper\"", "file = \"pepper-2\"");
+    let ended = match Server::start(cluster.load(2, &text).unwrap()).await {
+        Ok(server) => soon("the node ends on its own", server.ended()).await,
+        Err(error) => Err(error),
+    };
+    let words = ended.expect_err("another pepper").to_string();
+    for part in [other.to_str().unwrap(), "copy the file", "`pepper.file`"] {
+        assert!(words.contains(part), "`{part}` in `{words}`");
+    }
+
+    cluster.port_is_free(2).await;
+    cluster.start_node(2).await.unwrap();
+    cluster.settled().await;
     cluster.stop().await;
 }
