@@ -6,6 +6,7 @@
 //! Refuses: to run anything. Read next: `evidence.rs`, `history.rs` for what it is given.
 
 mod administration;
+pub mod cut;
 
 use super::evidence::{Evidence, Row, What};
 use super::history::{Operation, Outcome};
@@ -57,6 +58,8 @@ struct Count {
     ok: u64,
     unknown: u64,
     refused: u64,
+    /// Checks, of whatever cost, without an answer: never sent, or of unknown fate.
+    unanswered: u64,
 }
 
 /// Judges a run.
@@ -68,9 +71,12 @@ pub fn judge(evidence: &Evidence, history: &[Operation]) -> Vec<Finding> {
         let cost = u64::from(operation.cost);
         match operation.outcome {
             Outcome::Ok => count.ok += cost,
-            Outcome::Unknown => count.unknown += cost,
+            Outcome::Unknown => {
+                count.unknown += cost;
+                count.unanswered += 1;
+            }
             Outcome::Refused(_) => count.refused += cost,
-            Outcome::Unsent => {}
+            Outcome::Unsent => count.unanswered += 1,
         }
     }
     let ledger: BTreeMap<&str, &Row> = evidence
@@ -432,17 +438,20 @@ fn service_returns(evidence: &Evidence) -> Finding {
     finding
 }
 
-/// P6 where the run asks for it.
+/// P6 where the run asks for it. Such a run kills no edge, so an answer that never came has no excuse either.
 fn held_units_serve(evidence: &Evidence, counts: &[Count]) -> Finding {
-    let mut finding = Finding::new("no check of held units is refused");
+    let mut finding = Finding::new("no check of held units is refused or left without an answer");
     let mut served = 0;
     for index in &evidence.held_subjects {
         let count = counts[*index as usize];
         served += count.ok;
-        if count.refused > 0 {
+        if count.refused > 0 || count.unanswered > 0 {
             finding.violation(format!(
-                "{}: {} refused, {} admitted",
-                evidence.subjects[*index as usize].customer, count.refused, count.ok
+                "{}: {} refused, {} without an answer, {} admitted",
+                evidence.subjects[*index as usize].customer,
+                count.refused,
+                count.unanswered,
+                count.ok
             ));
         }
     }

@@ -3,6 +3,7 @@
 //! Owns: the clock of the history, the history while it grows, the load. Refuses: to interpret; a question without
 //! an answer is *unknown*.
 
+use super::checker::cut::{ASIDE_PAUSE_US, Aside};
 use super::history::{Operation, Outcome};
 use super::plan::Random;
 use super::workload::Workload;
@@ -175,4 +176,58 @@ async fn go_on(
         let pause = Duration::from_micros(random.between(0, PAUSE_US_MAX));
         tokio::time::sleep(pause).await;
     }
+}
+
+/// Asks every edge, one question after another, something that needs neither units nor a node: who presents no
+/// credential is refused from memory. What is answered here meanwhile shows that a check that is not waits for
+/// something else than the machine.
+#[derive(Debug)]
+pub struct AskingAside {
+    stop: Arc<AtomicBool>,
+    tasks: JoinSet<Vec<Aside>>,
+}
+
+impl AskingAside {
+    /// Begins to ask at every edge.
+    #[must_use]
+    pub fn start(recorder: &Arc<Recorder>) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut tasks = JoinSet::new();
+        for edge in (1..).take(recorder.edges.len()) {
+            tasks.spawn(ask_aside(Arc::clone(recorder), edge, Arc::clone(&stop)));
+        }
+        Self { stop, tasks }
+    }
+
+    /// Ends it; what was answered, edge by edge, in order.
+    pub async fn stop(self) -> Vec<Aside> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.tasks.join_all().await.concat()
+    }
+}
+
+async fn ask_aside(recorder: Arc<Recorder>, edge: u32, stop: Arc<AtomicBool>) -> Vec<Aside> {
+    let mut asker = recorder.asker(edge);
+    let check = Check {
+        subject: 0,
+        credential: Arc::from(""),
+        method: Arc::from("GET"),
+        path: Arc::from("/v1/orders/7"),
+        client_ip: None,
+        cost: 1,
+    };
+    let mut answered = Vec::new();
+    while !stop.load(Ordering::Relaxed) {
+        let invoke_us = recorder.now_us();
+        // A question without an answer counts for nothing here.
+        if asker.client.check(&check).await.is_ok() {
+            answered.push(Aside {
+                edge,
+                invoke_us,
+                complete_us: recorder.now_us(),
+            });
+        }
+        tokio::time::sleep(Duration::from_micros(ASIDE_PAUSE_US)).await;
+    }
+    answered
 }

@@ -307,8 +307,19 @@ fn excess_a_difference_in_metering_and_a_refused_held_unit_are_seen() {
     evidence.held_subjects = vec![0];
     assert_eq!(
         violations(&evidence, &history),
-        "small: 1 refused, 3 admitted"
+        "small: 1 refused, 0 without an answer, 3 admitted"
     );
+    for outcome in [Outcome::Unknown, Outcome::Unsent] {
+        let (mut evidence, mut history) = good();
+        evidence.held_subjects = vec![2];
+        history.pop();
+        assert_eq!(violations(&evidence, &history), "");
+        history.push(operation(2, 300, outcome));
+        assert_eq!(
+            violations(&evidence, &history),
+            "gone: 0 refused, 1 without an answer, 1 admitted"
+        );
+    }
 
     let (mut evidence, history) = good();
     evidence.troubles = vec!["edge-1 ended with something left".to_owned()];
