@@ -81,15 +81,15 @@ impl Recorder {
         }
     }
 
-    /// Asks for one unit.
-    pub async fn ask(&self, asker: &mut Asker, subject: usize) -> Outcome {
+    /// Asks for `cost` units.
+    pub async fn ask(&self, asker: &mut Asker, subject: usize, cost: u32) -> Outcome {
         let check = Check {
             subject,
             credential: Arc::clone(&self.workload.parties[subject].credential),
             method: Arc::from("GET"),
             path: Arc::from("/v1/orders/7"),
             client_ip: None,
-            cost: 1,
+            cost: u64::from(cost),
         };
         let invoke_us = self.now_us();
         let answer = asker.client.check(&check).await;
@@ -103,7 +103,7 @@ impl Recorder {
             client: asker.number,
             edge: asker.edge,
             subject: u32::try_from(subject).unwrap_or(u32::MAX),
-            cost: 1,
+            cost,
             invoke_us,
             complete_us: self.now_us(),
             outcome,
@@ -167,20 +167,20 @@ async fn go_on(
     stop: Arc<AtomicBool>,
 ) {
     while !stop.load(Ordering::Relaxed) {
-        let subject = if hot {
-            recorder.workload.hot
+        let workload = &recorder.workload;
+        let (subject, cost) = if hot {
+            (workload.hot, workload.cost(workload.hot, &mut random))
         } else {
-            recorder.workload.mixed(&mut random)
+            workload.mixed(&mut random)
         };
-        recorder.ask(&mut asker, subject).await;
+        recorder.ask(&mut asker, subject, cost).await;
         let pause = Duration::from_micros(random.between(0, PAUSE_US_MAX));
         tokio::time::sleep(pause).await;
     }
 }
 
 /// Asks every edge, one question after another, something that needs neither units nor a node: who presents no
-/// credential is refused from memory. What is answered here meanwhile shows that a check that is not waits for
-/// something else than the machine.
+/// credential is refused from memory. A check that is not answered while these are does not wait for the machine.
 #[derive(Debug)]
 pub struct AskingAside {
     stop: Arc<AtomicBool>,

@@ -6,14 +6,13 @@
 
 use super::checker::Finding;
 use super::checker::cut::{Cut, held_while_cut};
+use super::checker::usable::used_before_refused;
 use super::clients::AskingAside;
 use super::cluster::until;
 use super::evidence::Recovery;
-use super::history::{Operation, Outcome};
 use super::nemesis::{PROBE_CUSTOMERS, service};
 use super::plan::{EDGES, Plan, Target, Way};
 use super::run::{Options, Run, Verdict};
-use super::workload::Workload;
 use std::sync::Arc;
 use std::time::Duration;
 use tollgate::output::Failure;
@@ -286,44 +285,16 @@ pub async fn healthy(mut options: Options, time: Duration) -> Result<Verdict, Fa
     let hot = hot(&run);
     let recorder = Arc::clone(&run.recorder);
     let mut verdict = run.finish(vec![hot], 0).await?;
-    let used = used_before_refused(&recorder.workload, &recorder.history());
+    let workload = &recorder.workload;
+    let (subjects, accounts) = (workload.subjects(), &workload.accounts);
+    let raised: Vec<u32> = workload
+        .raised
+        .iter()
+        .filter_map(|account| u32::try_from(*account).ok())
+        .collect();
+    let used = used_before_refused(&subjects, accounts, &raised, &recorder.history());
     verdict.add(vec![used]);
     Ok(verdict)
-}
-
-/// P3 with healthy links: what of a quota was admitted, or on its way to be, when its first refusal came.
-fn used_before_refused(workload: &Workload, history: &[Operation]) -> Finding {
-    let mut finding = Finding::new("99.9 % of a quota is usable before its first refusal");
-    let (mut judged, mut units, mut used) = (0_u64, 0_u64, 0_u64);
-    for (subject, party) in workload.parties.iter().enumerate() {
-        if workload.raised.contains(&subject) {
-            continue;
-        }
-        let theirs = || history.iter().filter(|o| o.subject as usize == subject);
-        let refusals = theirs().filter(|o| o.outcome == Outcome::refused("quota_exceeded"));
-        let Some(first) = refusals.map(|o| o.complete_us).min() else {
-            continue;
-        };
-        let admitted: u64 = theirs()
-            .filter(|o| o.outcome == Outcome::Ok && o.invoke_us <= first)
-            .map(|o| u64::from(o.cost))
-            .sum();
-        judged += 1;
-        units += party.limit;
-        used += admitted;
-        if admitted * 1_000 < party.limit * 999 {
-            finding.violation(format!(
-                "{}: refused after {admitted} of {} units",
-                party.customer, party.limit
-            ));
-        }
-    }
-    if judged == 0 {
-        finding.violation("no customer used up its quota".to_owned());
-    }
-    finding.measured =
-        format!("{judged} customers met their limit: {used} of {units} units used before that");
-    finding
 }
 
 fn hot(run: &Run) -> u32 {
