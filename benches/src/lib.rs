@@ -3,6 +3,7 @@
 //! Owns no case and no peer; those are in `benches/`. Refuses to quote an absolute number: results
 //! are ratios of two cases in one run, with the facts of the machine beside them.
 
+pub mod goals;
 pub mod instructions;
 pub mod machine;
 pub mod rounds;

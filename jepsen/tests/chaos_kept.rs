@@ -5,37 +5,49 @@
     reason = "a test that cannot go on fails by panicking"
 )]
 
-use tollgate_jepsen::chaos::evidence::{Evidence, NodeEnd, Row, Subject, Use};
+use tollgate_jepsen::chaos::evidence::{Account, Evidence, NodeEnd, Row, Subject, Use};
 use tollgate_jepsen::chaos::history::{Operation, Outcome};
 use tollgate_jepsen::chaos::kept;
 
-/// One account of two units, and as many admissions as asked for, all of them billed.
+/// A customer of four units with one key of a hundred, and as many admissions of two units as asked for, all of them billed.
 fn run(admitted: u32) -> (Evidence, Vec<Operation>) {
     let history = (0..admitted).map(|n| Operation {
         client: 1,
         edge: 1,
         subject: 0,
-        cost: 1,
+        cost: 2,
         invoke_us: u64::from(n) * 10,
         complete_us: u64::from(n) * 10 + 5,
         outcome: Outcome::Ok,
     });
+    let accounts = [("live/acme", "all", 4), ("live/acme/key", "part", 100)];
+    let units = u64::from(admitted) * 2;
     let evidence = Evidence {
         subjects: vec![Subject {
             customer: "acme".to_owned(),
-            account: "live/acme".to_owned(),
-            limit: 2,
+            key: "k".to_owned(),
+            accounts: vec![0, 1],
         }],
-        ledger: vec![Row {
-            account: "live/acme".to_owned(),
-            settled: u64::from(admitted),
-            excess: 0,
-            out: 0,
-            limit: Some(u64::from(admitted)),
-        }],
+        accounts: accounts
+            .map(|(account, limit_name, limit)| Account {
+                account: account.to_owned(),
+                customer: "acme".to_owned(),
+                limit_name: limit_name.to_owned(),
+                limit,
+            })
+            .to_vec(),
+        ledger: accounts
+            .map(|(account, _, _)| Row {
+                account: account.to_owned(),
+                settled: units,
+                excess: 0,
+                out: 0,
+                limit: Some(100),
+            })
+            .to_vec(),
         usage: vec![Use {
             customer: "acme".to_owned(),
-            units: u64::from(admitted),
+            units,
         }],
         nodes: vec![NodeEnd {
             node: 1,
@@ -59,7 +71,7 @@ fn violations(admitted: u32) -> Vec<String> {
 #[test]
 fn what_was_kept_is_judged_like_the_run() {
     assert_eq!(violations(2), [""; 0]);
-    assert_eq!(violations(3), ["acme: admitted 3 of 2, 1 too many"]);
+    assert_eq!(violations(3), ["live/acme: admitted 6 of 4, 2 too many"]);
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! The commit path: what three nodes get agreed on and synced, beside the disk's own syncs and etcd.
 //!
 //! `cargo bench -p tollgate-benches --bench commit` prints all of it in one run; `... -- positions`,
-//! `... -- etcd`, `... -- cold` one part; `... -- positions 8192` one row, for a profiler. It prints and
-//! judges nothing; docs/benches.md says what the figures mean. Etcd is left out, with the reason, where
-//! its binary is not installed.
+//! `... -- etcd`, `... -- cold` one part; `... -- positions 8192` one row, for a profiler. It exits with 1
+//! where a goal of a part that ran is missed, and names it; docs/benches.md says what the figures mean. Etcd
+//! is left out, with the reason, where its binary is not installed: its goal is missed then.
 //! Read next: `cluster.rs` (ours), `etcd.rs` (theirs), `cold.rs` (a key never seen).
 #![allow(clippy::print_stdout, reason = "a bench prints its table")]
 #![allow(clippy::unwrap_used, reason = "a bench fails by panicking")]
@@ -17,6 +17,7 @@ mod load;
 mod place;
 mod positions;
 
+use tollgate_benches::goals::Goals;
 use tollgate_benches::machine;
 
 use cluster::{Cluster, Counts, Prepared};
@@ -32,6 +33,15 @@ const WARM_UP: Duration = Duration::from_millis(1500);
 const MEASURED: Duration = Duration::from_secs(4);
 /// Pairs of rounds against etcd, in turns, at [`CALLERS_MAX`].
 const ROUNDS: usize = 5;
+
+/// Commands of one entry of the log, at so many callers.
+const GOAL_PER_ENTRY: (usize, f64) = (1024, 100.0);
+
+/// Commands for each of the leader's syncs, at so many callers.
+const GOAL_PER_SYNC: (usize, f64) = (8192, 1000.0);
+
+/// Commands per second as a multiple of etcd's puts, in turns at [`CALLERS_MAX`].
+const GOAL_TIMES_ETCD: f64 = 12.0;
 
 /// Threads of the runtime that nodes and callers share: two for each node.
 const THREADS: usize = 6;
@@ -52,7 +62,10 @@ fn main() {
         ["positions", callers] if callers.parse::<usize>().is_ok_and(|n| n <= CALLERS_MAX) => {
             (&words[..1], callers.parse().ok())
         }
-        _ => return println!("usage: [positions [CALLERS] | etcd | cold], not {words:?}"),
+        _ => {
+            println!("usage: [positions [CALLERS] | etcd | cold], not {words:?}");
+            std::process::exit(2);
+        }
     };
     let place = match Place::new() {
         Ok(place) => place,
@@ -70,13 +83,20 @@ fn main() {
     println!("data on {}", place.filesystem());
     let before = place.bare_syncs();
     println!("bare fdatasync before: {}", words_of(&before));
-    runtime.block_on(run(&place, parts, callers, &before));
+    let goals = runtime.block_on(run(&place, parts, callers, &before));
     let after = place.bare_syncs();
     println!("\nbare fdatasync after:  {}", words_of(&after));
     println!("{}", machine::facts());
+    println!("{goals}");
+    if !goals.met() {
+        // `exit` drops nothing, and this removes the data.
+        drop(place);
+        std::process::exit(1);
+    }
 }
 
-async fn run(place: &Place, parts: &[&str], callers: Option<usize>, disk: &Syncs) {
+async fn run(place: &Place, parts: &[&str], callers: Option<usize>, disk: &Syncs) -> Goals {
+    let mut goals = Goals::default();
     let wanted = |part| parts.contains(&part);
     if wanted("positions") || wanted("etcd") {
         let cluster = Cluster::start(&Prepared::new(&place.path().join("nodes"))).await;
@@ -86,10 +106,10 @@ async fn run(place: &Place, parts: &[&str], callers: Option<usize>, disk: &Syncs
             cluster,
         };
         if wanted("positions") {
-            print_positions(&mut ours, callers, disk).await;
+            print_positions(&mut ours, callers, disk, &mut goals).await;
         }
         if wanted("etcd") {
-            print_etcd(&mut ours, place).await;
+            print_etcd(&mut ours, place, &mut goals).await;
         }
         ours.cluster.agrees().await;
         ours.cluster.stop().await;
@@ -97,6 +117,7 @@ async fn run(place: &Place, parts: &[&str], callers: Option<usize>, disk: &Syncs
     if wanted("cold") {
         print_cold(&Prepared::new(&place.path().join("servers"))).await;
     }
+    goals
 }
 
 fn words_of(syncs: &Syncs) -> String {
@@ -133,7 +154,7 @@ impl Ours {
     }
 }
 
-async fn print_positions(ours: &mut Ours, only: Option<usize>, disk: &Syncs) {
+async fn print_positions(ours: &mut Ours, only: Option<usize>, disk: &Syncs, goals: &mut Goals) {
     let sizes: Vec<usize> = ours.callers.iter().map(Issuer::command_bytes).collect();
     let sum: usize = sizes.iter().sum();
     println!(
@@ -160,7 +181,8 @@ async fn print_positions(ours: &mut Ours, only: Option<usize>, disk: &Syncs) {
     );
     if let Some(count) = only {
         let measured = ours.measure(count, None).await;
-        return print_row(&count.to_string(), &measured, disk);
+        print_row(&count.to_string(), &measured, disk);
+        return judge_row(count, &measured, goals);
     }
     let leader = ours.cluster.leader().await;
     let single = [
@@ -174,6 +196,27 @@ async fn print_positions(ours: &mut Ours, only: Option<usize>, disk: &Syncs) {
     for count in &CALLERS[1..] {
         let measured = ours.measure(*count, None).await;
         print_row(&count.to_string(), &measured, disk);
+        judge_row(*count, &measured, goals);
+    }
+}
+
+/// The goals of a row, where it has one.
+fn judge_row(callers: usize, measured: &Measured<Sample>, goals: &mut Goals) {
+    let ((before, _), (after, _)) = &measured.samples;
+    let done = measured.done as f64;
+    let (at, least) = GOAL_PER_ENTRY;
+    if callers == at {
+        let found = done / (after.entries - before.entries) as f64;
+        goals.at_least(&format!("commands per entry at {at} callers"), least, found);
+    }
+    let (at, least) = GOAL_PER_SYNC;
+    if callers == at {
+        let found = done / (after.syncs - before.syncs) as f64;
+        goals.at_least(
+            &format!("commands per fdatasync at {at} callers"),
+            least,
+            found,
+        );
     }
 }
 
@@ -194,13 +237,17 @@ fn print_row(name: &str, measured: &Measured<Sample>, disk: &Syncs) {
     );
 }
 
-async fn print_etcd(ours: &mut Ours, place: &Place) {
+async fn print_etcd(ours: &mut Ours, place: &Place, goals: &mut Goals) {
+    let goal = format!("times etcd's puts per second at {CALLERS_MAX} callers");
     println!(
         "\nputs of three etcd members on the same disk, 32 + 32 bytes, one key a caller, gRPC"
     );
     let etcd = match Etcd::start(&place.path().join("etcd")).await {
         Ok(etcd) => etcd,
-        Err(Skipped(reason)) => return println!("SKIPPED: {reason}"),
+        Err(Skipped(reason)) => {
+            println!("SKIPPED: {reason}");
+            return goals.not_measured(&goal, GOAL_TIMES_ETCD, &reason);
+        }
     };
     println!(
         "{}; its defaults, no TLS; CPU per put of the members + of the callers",
@@ -244,6 +291,7 @@ async fn print_etcd(ours: &mut Ours, place: &Place) {
     }
     ratios.sort_by(|one, two| one.0.total_cmp(&two.0));
     let (median, _) = ratios[ratios.len() / 2];
+    goals.at_least(&goal, GOAL_TIMES_ETCD, median);
     ratios.sort_by(|one, two| one.1.total_cmp(&two.1));
     let (_, usual) = ratios[ratios.len() / 2];
     println!(

@@ -67,7 +67,7 @@ pub struct Demo {
     /// Where data, certificates and logs go; by default a temporary folder, removed after a good run.
     #[arg(long)]
     pub dir: Option<PathBuf>,
-    /// Chooses keys, order and moments of the kills.
+    /// Chooses keys, the order of the requests, after how many of them nodes are killed, and which issuer.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
 }

@@ -280,6 +280,21 @@ const BY_HAND: &[Step] = &[
         ..CARGO
     },
     Step {
+        name: "bench",
+        shows: "both benches in turn meet their goals; on a quiet machine, with valgrind and etcd",
+        args: &[
+            "bench",
+            "-p",
+            "tollgate-benches",
+            "--bench",
+            "decision",
+            "--bench",
+            "commit",
+            "--no-fail-fast",
+        ],
+        ..CARGO
+    },
+    Step {
         name: "golden",
         shows: "rewrites the expected answers of the core's scripts; read the diff before you commit it",
         args: &["test", "-p", "tollgate-core"],

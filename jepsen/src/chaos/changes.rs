@@ -33,7 +33,7 @@ pub struct Administrator {
     random: Random,
     changes: Arc<Mutex<Vec<Change>>>,
     stop: Arc<AtomicBool>,
-    /// Customers whose quota may be raised again, with it.
+    /// Accounts whose limit may be raised again, with it.
     raisable: Vec<(usize, u64)>,
     /// Keys still to be revoked, the last first.
     revocable: Vec<usize>,
@@ -53,12 +53,12 @@ impl AtWork {
         let changes = Arc::new(Mutex::new(Vec::new()));
         let stop = Arc::new(AtomicBool::new(false));
         let workload = &recorder.workload;
-        let raised = workload.raised.clone();
+        let raised = workload.raised.iter();
         let administrator = Administrator {
             raisable: raised
-                .map(|subject| (subject, workload.parties[subject].limit))
+                .map(|account| (*account, workload.accounts[*account].limit))
                 .collect(),
-            revocable: workload.revoked.clone().rev().collect(),
+            revocable: workload.revoked.iter().rev().copied().collect(),
             recorder: Arc::clone(recorder),
             admin,
             random: Random::new(seed, 3),
@@ -94,13 +94,15 @@ impl Administrator {
             // Two raises to one revocation.
             if number % 3 == 0 {
                 if let Some(subject) = self.revocable.pop() {
-                    self.change(number, subject, What::Revoke).await?;
+                    let subject = u32::try_from(subject).unwrap_or(u32::MAX);
+                    self.change(number, What::Revoke { subject }).await?;
                 }
             } else if !self.raisable.is_empty() {
                 let at = self.random.index(self.raisable.len());
-                let (subject, limit) = self.raisable[at];
+                let (account, limit) = self.raisable[at];
                 let to = limit + RAISE_UNITS;
-                if self.change(number, subject, What::Raise(to)).await? {
+                let account = u32::try_from(account).unwrap_or(u32::MAX);
+                if self.change(number, What::Raise { account, to }).await? {
                     self.raisable[at].1 = to;
                 } else {
                     self.raisable.remove(at);
@@ -111,19 +113,19 @@ impl Administrator {
     }
 
     /// Asks for one change; whether it was acknowledged.
-    async fn change(&mut self, number: u64, subject: usize, what: What) -> Result<bool, Failure> {
+    async fn change(&mut self, number: u64, what: What) -> Result<bool, Failure> {
         let reason = "the chaos run changes it";
         let workload = &self.recorder.workload;
         let (path, body) = match what {
-            What::Raise(to) => {
-                let file = catalog(&workload.raise(subject, to))?;
+            What::Raise { account, to } => {
+                let file = catalog(&workload.raise(account as usize, to))?;
                 (
                     "/admin/v1/apply".to_owned(),
                     json!({ "file": file, "reason": reason }),
                 )
             }
-            What::Revoke => {
-                let key = &workload.parties[subject].key;
+            What::Revoke { subject } => {
+                let key = &workload.parties[subject as usize].key;
                 (
                     format!("/admin/v1/keys/{key}/revoke"),
                     json!({ "reason": reason }),
@@ -133,7 +135,6 @@ impl Administrator {
         let position = {
             let mut changes = lock(&self.changes);
             changes.push(Change {
-                subject: u32::try_from(subject).unwrap_or(u32::MAX),
                 what,
                 invoke_us: self.recorder.now_us(),
                 acked_us: None,

@@ -6,6 +6,8 @@
 //! Refuses: to run anything. Read next: `evidence.rs`, `history.rs` for what it is given.
 
 mod administration;
+pub mod cut;
+pub mod usable;
 
 use super::evidence::{Evidence, Row, What};
 use super::history::{Operation, Outcome};
@@ -51,12 +53,29 @@ impl Finding {
     }
 }
 
-/// Units of one subject as clients know them.
+/// Units of one subject, or of one account, as clients know them.
 #[derive(Debug, Clone, Copy, Default)]
 struct Count {
     ok: u64,
     unknown: u64,
     refused: u64,
+    /// Checks, of whatever cost, without an answer: never sent, or of unknown fate.
+    unanswered: u64,
+}
+
+/// What clients know of each account: the sum over the keys that take from it.
+fn by_account(evidence: &Evidence, counts: &[Count]) -> Vec<Count> {
+    let mut sums = vec![Count::default(); evidence.accounts.len()];
+    for (subject, count) in evidence.subjects.iter().zip(counts) {
+        for account in &subject.accounts {
+            let sum = &mut sums[*account as usize];
+            sum.ok += count.ok;
+            sum.unknown += count.unknown;
+            sum.refused += count.refused;
+            sum.unanswered += count.unanswered;
+        }
+    }
+    sums
 }
 
 /// Judges a run.
@@ -68,11 +87,15 @@ pub fn judge(evidence: &Evidence, history: &[Operation]) -> Vec<Finding> {
         let cost = u64::from(operation.cost);
         match operation.outcome {
             Outcome::Ok => count.ok += cost,
-            Outcome::Unknown => count.unknown += cost,
+            Outcome::Unknown => {
+                count.unknown += cost;
+                count.unanswered += 1;
+            }
             Outcome::Refused(_) => count.refused += cost,
-            Outcome::Unsent => {}
+            Outcome::Unsent => count.unanswered += 1,
         }
     }
+    let accounts = by_account(evidence, &counts);
     let ledger: BTreeMap<&str, &Row> = evidence
         .ledger
         .iter()
@@ -81,9 +104,9 @@ pub fn judge(evidence: &Evidence, history: &[Operation]) -> Vec<Finding> {
     vec![
         admitted_within_limit(evidence, history),
         ledger_within_limit(evidence),
-        billed_within_admitted(evidence, &counts, &ledger),
+        billed_within_admitted(evidence, &accounts, &ledger),
         metered_within_admitted(evidence, &counts),
-        lost_within_bound(evidence, history, &counts, &ledger),
+        lost_within_bound(evidence, history, &accounts, &ledger),
         metered_as_settled(evidence, history, &ledger),
         changes_kept(evidence, history, &ledger),
         revoked_is_refused(evidence, history),
@@ -92,25 +115,28 @@ pub fn judge(evidence: &Evidence, history: &[Operation]) -> Vec<Finding> {
         held_units_serve(evidence, &counts),
         refused_is_used_up(evidence, history, &ledger),
         processes_behave(evidence),
-        reached(evidence, &counts),
+        reached(evidence, history),
     ]
 }
 
 /// P1 as clients see it: at every limit's time, what was surely admitted before the next raise was asked for.
 fn admitted_within_limit(evidence: &Evidence, history: &[Operation]) -> Finding {
     let mut finding = Finding::new("admitted <= limit, for every account, at any time");
-    let mut completions: Vec<Vec<(u64, u64)>> = vec![Vec::new(); evidence.subjects.len()];
+    let mut completions: Vec<Vec<(u64, u64)>> = vec![Vec::new(); evidence.accounts.len()];
     for operation in history.iter().filter(|o| o.outcome == Outcome::Ok) {
-        completions[operation.subject as usize]
-            .push((operation.complete_us, u64::from(operation.cost)));
+        for account in &evidence.subjects[operation.subject as usize].accounts {
+            completions[*account as usize].push((operation.complete_us, u64::from(operation.cost)));
+        }
     }
     let (mut exhausted, mut used_of_exhausted, mut limit_of_exhausted) = (0_u64, 0_u64, 0_u64);
-    for (index, subject) in evidence.subjects.iter().enumerate() {
-        let mut limit = subject.limit;
+    for (index, account) in evidence.accounts.iter().enumerate() {
+        let mut limit = account.limit;
         // A raise counts from the moment it was asked for, acknowledged or not: it may have been made.
         let mut steps: Vec<(u64, u64)> = Vec::new();
         for change in &evidence.changes {
-            if let (true, What::Raise(to)) = (change.subject as usize == index, change.what) {
+            if let What::Raise { account, to } = change.what
+                && account as usize == index
+            {
                 steps.push((change.invoke_us, to));
             }
         }
@@ -124,7 +150,7 @@ fn admitted_within_limit(evidence: &Evidence, history: &[Operation]) -> Finding 
             if admitted > limit {
                 finding.violation(format!(
                     "{}: admitted {admitted} of {limit}, {} too many",
-                    subject.customer,
+                    account.account,
                     admitted - limit
                 ));
             }
@@ -144,7 +170,7 @@ fn admitted_within_limit(evidence: &Evidence, history: &[Operation]) -> Finding 
     }
     finding.measured = format!(
         "{} accounts; {exhausted} nearly or wholly used up: {used_of_exhausted} of {limit_of_exhausted} units",
-        evidence.subjects.len()
+        evidence.accounts.len()
     );
     finding
 }
@@ -152,6 +178,7 @@ fn admitted_within_limit(evidence: &Evidence, history: &[Operation]) -> Finding 
 /// P1 as the ledger sees it.
 fn ledger_within_limit(evidence: &Evidence) -> Finding {
     let mut finding = Finding::new("settled - excess + out <= limit and excess = 0, in the ledger");
+    let ended = accounts_of_revoked_keys(evidence);
     let mut out = 0_u64;
     for row in &evidence.ledger {
         let Row {
@@ -167,7 +194,7 @@ fn ledger_within_limit(evidence: &Evidence) -> Finding {
             ));
         }
         let taken = i128::from(*settled) - i128::from(*excess) + i128::from(row.out);
-        match row.limit {
+        match row.limit.or_else(|| ended.get(account.as_str()).copied()) {
             Some(limit) if taken > i128::from(limit) => finding.violation(format!(
                 "{account}: settled {settled} - excess {excess} + out {} = {taken}, limit {limit}",
                 row.out
@@ -183,6 +210,25 @@ fn ledger_within_limit(evidence: &Evidence) -> Finding {
     finding
 }
 
+/// Accounts from which only keys took that were revoked, or may have been, each with the limit it had: the catalog has
+/// none for them any more.
+fn accounts_of_revoked_keys(evidence: &Evidence) -> BTreeMap<&str, u64> {
+    let mut goes_on = vec![false; evidence.accounts.len()];
+    for (index, subject) in evidence.subjects.iter().enumerate() {
+        let revoked = evidence.changes.iter().any(
+            |change| matches!(change.what, What::Revoke { subject } if subject as usize == index),
+        );
+        for account in subject.accounts.iter().filter(|_| !revoked) {
+            goes_on[*account as usize] = true;
+        }
+    }
+    let accounts = evidence.accounts.iter().zip(goes_on);
+    accounts
+        .filter(|(_, goes_on)| !goes_on)
+        .map(|(account, _)| (account.account.as_str(), account.limit))
+        .collect()
+}
+
 fn settled_of(ledger: &BTreeMap<&str, &Row>, account: &str) -> u64 {
     ledger.get(account).map_or(0, |row| row.settled)
 }
@@ -195,13 +241,13 @@ fn billed_within_admitted(
 ) -> Finding {
     let mut finding = Finding::new("billed <= admitted, for every account");
     let (mut settled_sum, mut ok_sum, mut unknown_sum) = (0_u64, 0_u64, 0_u64);
-    for (subject, count) in evidence.subjects.iter().zip(counts) {
-        let settled = settled_of(ledger, &subject.account);
+    for (account, count) in evidence.accounts.iter().zip(counts) {
+        let settled = settled_of(ledger, &account.account);
         let most = count.ok + count.unknown;
         if settled > most {
             finding.violation(format!(
                 "{}: billed {settled}, but clients were told of {} admitted and {} are unknown",
-                subject.customer, count.ok, count.unknown
+                account.account, count.ok, count.unknown
             ));
         }
         settled_sum += settled;
@@ -209,9 +255,9 @@ fn billed_within_admitted(
         unknown_sum += count.unknown;
     }
     let ours: BTreeSet<&str> = evidence
-        .subjects
+        .accounts
         .iter()
-        .map(|s| s.account.as_str())
+        .map(|a| a.account.as_str())
         .collect();
     for row in &evidence.ledger {
         if row.settled > 0 && !ours.contains(row.account.as_str()) {
@@ -276,10 +322,16 @@ fn lost_within_bound(
     let mut finding = Finding::new(
         "admitted - billed <= the use of a killed edge's last journal_interval, and 0 without a kill",
     );
-    let mut last = last_use_of_killed_edges(evidence, history);
+    let by_subject = last_use_of_killed_edges(evidence, history);
+    let mut last: Vec<Vec<(u64, u64)>> = vec![Vec::new(); evidence.accounts.len()];
+    for (subject, theirs) in evidence.subjects.iter().zip(&by_subject) {
+        for account in &subject.accounts {
+            last[*account as usize].extend(theirs);
+        }
+    }
     let (mut lost_sum, mut bound_sum, mut widest) = (0_u64, 0_u64, 0_u64);
-    for ((subject, count), last) in evidence.subjects.iter().zip(counts).zip(&mut last) {
-        let settled = settled_of(ledger, &subject.account);
+    for ((account, count), last) in evidence.accounts.iter().zip(counts).zip(&mut last) {
+        let settled = settled_of(ledger, &account.account);
         let bound: u64 = last.iter().map(|(_, cost)| cost).sum();
         bound_sum += bound;
         let Some(lost) = count.ok.checked_sub(settled).filter(|lost| *lost > 0) else {
@@ -289,7 +341,7 @@ fn lost_within_bound(
         if lost > bound {
             finding.violation(format!(
                 "{}: {} surely admitted, {settled} billed: {lost} lost, at most {bound} may be",
-                subject.customer, count.ok
+                account.account, count.ok
             ));
         }
         last.sort_unstable();
@@ -311,7 +363,7 @@ fn lost_within_bound(
     finding
 }
 
-/// Usage counts each admitted unit once, as the account does. They are columns of their own: what a killed edge
+/// Usage counts each admitted unit once, as each of a customer's limits does. They are columns of their own: what a killed edge
 /// lost last may be missing in one and not in the other, a check being written down between the two.
 fn metered_as_settled(
     evidence: &Evidence,
@@ -326,14 +378,23 @@ fn metered_as_settled(
         .iter()
         .map(|used| (used.customer.as_str(), used.units))
         .collect();
+    let mut bounds: BTreeMap<&str, u64> = BTreeMap::new();
     for (subject, last) in evidence.subjects.iter().zip(&last) {
-        let settled = settled_of(ledger, &subject.account);
-        let units = metered.get(subject.customer.as_str()).copied().unwrap_or(0);
-        let bound: u64 = last.iter().map(|(_, cost)| cost).sum();
+        *bounds.entry(&subject.customer).or_default() +=
+            last.iter().map(|(_, cost)| cost).sum::<u64>();
+    }
+    // By customer and limit: every check takes from one account of each limit, and is metered once.
+    let mut settled: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+    for account in &evidence.accounts {
+        let limit = (account.customer.as_str(), account.limit_name.as_str());
+        *settled.entry(limit).or_default() += settled_of(ledger, &account.account);
+    }
+    for ((customer, limit), settled) in settled {
+        let units = metered.get(customer).copied().unwrap_or(0);
+        let bound = bounds.get(customer).copied().unwrap_or(0);
         if units.abs_diff(settled) > bound {
             finding.violation(format!(
-                "{}: {units} metered, {settled} settled",
-                subject.customer
+                "{customer}: {units} metered, {settled} settled on `{limit}`"
             ));
         }
     }
@@ -432,17 +493,20 @@ fn service_returns(evidence: &Evidence) -> Finding {
     finding
 }
 
-/// P6 where the run asks for it.
+/// P6 where the run asks for it. Such a run kills no edge, so an answer that never came has no excuse either.
 fn held_units_serve(evidence: &Evidence, counts: &[Count]) -> Finding {
-    let mut finding = Finding::new("no check of held units is refused");
+    let mut finding = Finding::new("no check of held units is refused or left without an answer");
     let mut served = 0;
     for index in &evidence.held_subjects {
         let count = counts[*index as usize];
         served += count.ok;
-        if count.refused > 0 {
+        if count.refused > 0 || count.unanswered > 0 {
             finding.violation(format!(
-                "{}: {} refused, {} admitted",
-                evidence.subjects[*index as usize].customer, count.refused, count.ok
+                "{}: {} refused, {} without an answer, {} admitted",
+                evidence.subjects[*index as usize].customer,
+                count.refused,
+                count.unanswered,
+                count.ok
             ));
         }
     }
@@ -454,62 +518,85 @@ fn held_units_serve(evidence: &Evidence, counts: &[Count]) -> Finding {
     finding
 }
 
-/// P3 at the end of the run: a customer who was only refused for its last two seconds, and whose limit did not grow
-/// within them, has nothing left in the ledger. What crashed edges hold is gone from it; what live ones held they
-/// handed in when they ended.
+/// P3 at the end of the run: where a key was only refused for the last two seconds, nothing else was admitted on its
+/// accounts within them and none was raised, one of its accounts has less left in the ledger than the cheapest of these
+/// checks would have cost. What crashed edges hold is gone from there; what live ones held they handed in when they
+/// ended.
 fn refused_is_used_up(
     evidence: &Evidence,
     history: &[Operation],
     ledger: &BTreeMap<&str, &Row>,
 ) -> Finding {
-    let mut finding = Finding::new("who is refused for quota has nothing left to be leased");
+    let mut finding =
+        Finding::new("who is refused for quota has less left to be leased than asked");
     let end = history.iter().map(|o| o.complete_us).max().unwrap_or(0);
-    let mut last_use: BTreeMap<u32, u64> = BTreeMap::new();
-    let mut refused: BTreeMap<u32, u64> = BTreeMap::new();
+    // By account: since when nothing was taken from it, or may have been, and nothing added.
+    let mut quiet_since: Vec<u64> = vec![0; evidence.accounts.len()];
+    let mut stirred = |account: u32, at_us: u64| {
+        let since = &mut quiet_since[account as usize];
+        *since = at_us.max(*since);
+    };
     for operation in history {
-        let last = match operation.outcome {
-            Outcome::Ok | Outcome::Unknown => &mut last_use,
-            Outcome::Refused("quota_exceeded") => &mut refused,
-            Outcome::Refused(_) | Outcome::Unsent => continue,
-        };
-        let at = last.entry(operation.subject).or_default();
-        *at = operation.complete_us.max(*at);
+        if matches!(operation.outcome, Outcome::Ok | Outcome::Unknown) {
+            for account in &evidence.subjects[operation.subject as usize].accounts {
+                stirred(*account, operation.complete_us);
+            }
+        }
     }
     // A refusal from before a raise says nothing of what the raise gave. One of unknown fate may still be made.
     for change in &evidence.changes {
-        if let What::Raise(_) = change.what {
-            let at = last_use.entry(change.subject).or_default();
-            *at = change.acked_us.unwrap_or(u64::MAX).max(*at);
+        if let What::Raise { account, .. } = change.what {
+            stirred(account, change.acked_us.unwrap_or(u64::MAX));
         }
     }
-    let (mut judged, mut stranded) = (0_u64, 0_u64);
-    for (index, last_refused) in refused {
-        let since = last_use.get(&index).copied().unwrap_or(0);
-        if last_refused < since.saturating_add(REFUSED_US_MIN)
-            || last_refused + REFUSED_US_MIN < end
-        {
-            continue;
+    // By subject: the cheapest check that was refused in time, and the last such refusal.
+    let mut refused: BTreeMap<u32, (u64, u64)> = BTreeMap::new();
+    for operation in history {
+        let accounts = &evidence.subjects[operation.subject as usize].accounts;
+        let since = accounts.iter().map(|a| quiet_since[*a as usize]).max();
+        let from = since.unwrap_or(0).saturating_add(REFUSED_US_MIN);
+        let at = operation.complete_us;
+        let late = at >= from && at + REFUSED_US_MIN >= end;
+        if late && operation.outcome == Outcome::Refused("quota_exceeded") {
+            let cost = u64::from(operation.cost);
+            let found = refused.entry(operation.subject).or_insert((cost, at));
+            *found = (found.0.min(cost), found.1.max(at));
         }
-        judged += 1;
-        let subject = &evidence.subjects[index as usize];
-        let Some(row) = ledger.get(subject.account.as_str()) else {
-            finding.violation(format!("{}: refused, but never leased", subject.customer));
-            continue;
-        };
-        let limit = row.limit.unwrap_or(0);
-        let taken = (row.settled + row.out).saturating_sub(row.excess);
-        stranded += row.out;
-        if taken < limit {
+    }
+    let mut stranded: BTreeMap<&str, u64> = BTreeMap::new();
+    for (index, (cost, last)) in &refused {
+        let subject = &evidence.subjects[*index as usize];
+        let mut free = Vec::new();
+        for account in &subject.accounts {
+            let name = evidence.accounts[*account as usize].account.as_str();
+            let Some(row) = ledger.get(name) else {
+                // Nobody has leased of it, so all of it is left.
+                free.push(format!("all of {name}"));
+                continue;
+            };
+            stranded.insert(name, row.out);
+            let limit = row.limit.unwrap_or(0);
+            let taken = (row.settled + row.out).saturating_sub(row.excess);
+            let left = limit.saturating_sub(taken);
+            if left >= *cost {
+                free.push(format!("{left} of {limit} of {name}"));
+            }
+        }
+        if free.len() == subject.accounts.len() {
             finding.violation(format!(
-                "{}: refused for quota for {} ms although {} of {limit} units were free",
+                "{}, key {}: a check of {cost} refused for quota until {} ms, {} ms before the end, although free were {}",
                 subject.customer,
-                (last_refused - since) / 1_000,
-                limit - taken
+                subject.key,
+                last / 1_000,
+                (end - last) / 1_000,
+                free.join(", ")
             ));
         }
     }
     finding.measured = format!(
-        "{judged} customers were refused to the end; crashed processes keep {stranded} units of theirs"
+        "{} keys were refused to the end; crashed processes keep {} units of theirs",
+        refused.len(),
+        stranded.values().sum::<u64>()
     );
     finding
 }
@@ -525,11 +612,26 @@ fn processes_behave(evidence: &Evidence) -> Finding {
 }
 
 /// A run that met nothing proves nothing.
-fn reached(evidence: &Evidence, counts: &[Count]) -> Finding {
+fn reached(evidence: &Evidence, history: &[Operation]) -> Finding {
     let mut finding = Finding::new("the run met what it is about");
-    let ok: u64 = counts.iter().map(|count| count.ok).sum();
-    if ok == 0 {
-        finding.violation("no check was admitted".to_owned());
+    let accounts_of = |o: &Operation| evidence.subjects[o.subject as usize].accounts.len();
+    let (mut ok, mut several_units, mut several_accounts) = (0_u64, 0_u64, 0_u64);
+    for check in history.iter().filter(|o| o.outcome == Outcome::Ok) {
+        ok += 1;
+        several_units += u64::from(check.cost > 1);
+        several_accounts += u64::from(accounts_of(check) > 1);
+    }
+    for (count, what) in [
+        (ok, "no check was admitted"),
+        (several_units, "no check of more than one unit was admitted"),
+        (
+            several_accounts,
+            "no check that takes from several accounts was admitted",
+        ),
+    ] {
+        if count == 0 {
+            finding.violation(what.to_owned());
+        }
     }
     let kills = evidence.kills;
     if kills.total() < evidence.kills_planned {
@@ -540,7 +642,8 @@ fn reached(evidence: &Evidence, counts: &[Count]) -> Finding {
         ));
     }
     finding.measured = format!(
-        "{ok} admitted; {} kills: {} leaders, {} other nodes, {} edges",
+        "{ok} checks admitted, {several_units} of more than one unit, {several_accounts} from several accounts; \
+         {} kills: {} leaders, {} other nodes, {} edges",
         kills.total(),
         kills.leader,
         kills.follower,

@@ -3,6 +3,7 @@
 //! Owns: the clock of the history, the history while it grows, the load. Refuses: to interpret; a question without
 //! an answer is *unknown*.
 
+use super::checker::cut::{ASIDE_PAUSE_US, Aside};
 use super::history::{Operation, Outcome};
 use super::plan::Random;
 use super::workload::Workload;
@@ -80,15 +81,15 @@ impl Recorder {
         }
     }
 
-    /// Asks for one unit.
-    pub async fn ask(&self, asker: &mut Asker, subject: usize) -> Outcome {
+    /// Asks for `cost` units.
+    pub async fn ask(&self, asker: &mut Asker, subject: usize, cost: u32) -> Outcome {
         let check = Check {
             subject,
             credential: Arc::clone(&self.workload.parties[subject].credential),
             method: Arc::from("GET"),
             path: Arc::from("/v1/orders/7"),
             client_ip: None,
-            cost: 1,
+            cost: u64::from(cost),
         };
         let invoke_us = self.now_us();
         let answer = asker.client.check(&check).await;
@@ -102,7 +103,7 @@ impl Recorder {
             client: asker.number,
             edge: asker.edge,
             subject: u32::try_from(subject).unwrap_or(u32::MAX),
-            cost: 1,
+            cost,
             invoke_us,
             complete_us: self.now_us(),
             outcome,
@@ -166,13 +167,67 @@ async fn go_on(
     stop: Arc<AtomicBool>,
 ) {
     while !stop.load(Ordering::Relaxed) {
-        let subject = if hot {
-            recorder.workload.hot
+        let workload = &recorder.workload;
+        let (subject, cost) = if hot {
+            (workload.hot, workload.cost(workload.hot, &mut random))
         } else {
-            recorder.workload.mixed(&mut random)
+            workload.mixed(&mut random)
         };
-        recorder.ask(&mut asker, subject).await;
+        recorder.ask(&mut asker, subject, cost).await;
         let pause = Duration::from_micros(random.between(0, PAUSE_US_MAX));
         tokio::time::sleep(pause).await;
     }
+}
+
+/// Asks every edge, one question after another, something that needs neither units nor a node: who presents no
+/// credential is refused from memory. A check that is not answered while these are does not wait for the machine.
+#[derive(Debug)]
+pub struct AskingAside {
+    stop: Arc<AtomicBool>,
+    tasks: JoinSet<Vec<Aside>>,
+}
+
+impl AskingAside {
+    /// Begins to ask at every edge.
+    #[must_use]
+    pub fn start(recorder: &Arc<Recorder>) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut tasks = JoinSet::new();
+        for edge in (1..).take(recorder.edges.len()) {
+            tasks.spawn(ask_aside(Arc::clone(recorder), edge, Arc::clone(&stop)));
+        }
+        Self { stop, tasks }
+    }
+
+    /// Ends it; what was answered, edge by edge, in order.
+    pub async fn stop(self) -> Vec<Aside> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.tasks.join_all().await.concat()
+    }
+}
+
+async fn ask_aside(recorder: Arc<Recorder>, edge: u32, stop: Arc<AtomicBool>) -> Vec<Aside> {
+    let mut asker = recorder.asker(edge);
+    let check = Check {
+        subject: 0,
+        credential: Arc::from(""),
+        method: Arc::from("GET"),
+        path: Arc::from("/v1/orders/7"),
+        client_ip: None,
+        cost: 1,
+    };
+    let mut answered = Vec::new();
+    while !stop.load(Ordering::Relaxed) {
+        let invoke_us = recorder.now_us();
+        // A question without an answer counts for nothing here.
+        if asker.client.check(&check).await.is_ok() {
+            answered.push(Aside {
+                edge,
+                invoke_us,
+                complete_us: recorder.now_us(),
+            });
+        }
+        tokio::time::sleep(Duration::from_micros(ASIDE_PAUSE_US)).await;
+    }
+    answered
 }

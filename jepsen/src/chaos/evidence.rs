@@ -9,8 +9,10 @@ use serde::{Deserialize, Serialize};
 /// All of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Evidence {
-    /// Whose keys were shown; the index is the history's `subject`.
+    /// The keys that were shown; the index is the history's `subject`.
     pub subjects: Vec<Subject>,
+    /// What checks under them take from.
+    pub accounts: Vec<Account>,
     /// The ledger's accounts at the end, as one node tells.
     pub ledger: Vec<Row>,
     /// Metered use at the end, by customer, as one node tells.
@@ -39,13 +41,26 @@ pub struct Evidence {
     pub troubles: Vec<String>,
 }
 
-/// A customer with one licence, one key and one quota account.
+/// A key. A check under it takes its cost from every one of its accounts, or from none.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subject {
     /// The customer's id.
     pub customer: String,
-    /// The account, as the ledger writes it.
+    /// The key's public id.
+    pub key: String,
+    /// Its accounts: indexes into the evidence's.
+    pub accounts: Vec<u32>,
+}
+
+/// A quota account, as the catalog makes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Account {
+    /// Its name, as the ledger writes it.
     pub account: String,
+    /// The customer that it belongs to.
+    pub customer: String,
+    /// The name of its limit. Every check of a customer takes from one account of each of its limits.
+    pub limit_name: String,
     /// Its limit at the start, in units.
     pub limit: u64,
 }
@@ -86,8 +101,6 @@ pub struct EdgeCrash {
 /// A change of the catalog that was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
-    /// Whom it changes.
-    pub subject: u32,
     /// What.
     pub what: What,
     /// Before it was asked for.
@@ -102,10 +115,18 @@ pub struct Change {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum What {
-    /// The subject's limit becomes so many units.
-    Raise(u64),
-    /// The subject's key is revoked for good.
-    Revoke,
+    /// The limit of an account becomes so many units.
+    Raise {
+        /// Which: an index into the evidence's accounts.
+        account: u32,
+        /// Its new limit.
+        to: u64,
+    },
+    /// A key is revoked for good.
+    Revoke {
+        /// Which: an index into the evidence's subjects.
+        subject: u32,
+    },
 }
 
 /// Where a node stood at the end.

@@ -375,7 +375,7 @@ pub async fn service(
         probes.spawn(async move {
             let mut asker = recorder.asker(edge);
             while Instant::now() < deadline {
-                if recorder.ask(&mut asker, subject).await == Outcome::Ok {
+                if recorder.ask(&mut asker, subject, 1).await == Outcome::Ok {
                     return Some(recorder.now_us());
                 }
                 tokio::time::sleep(ASK_AGAIN).await;

@@ -201,6 +201,7 @@ impl Run {
         }
         let mut evidence = Evidence {
             subjects: self.recorder.workload.subjects(),
+            accounts: self.recorder.workload.accounts.clone(),
             ledger: self.cluster.accounts().await?,
             usage: self.cluster.usage().await?,
             edge_crashes: self.nemesis.edge_crashes.clone(),

@@ -5,13 +5,14 @@
 //! `run.rs` for the frame around them.
 
 use super::checker::Finding;
+use super::checker::cut::{Cut, held_while_cut};
+use super::checker::usable::used_before_refused;
+use super::clients::AskingAside;
 use super::cluster::until;
 use super::evidence::Recovery;
-use super::history::{Operation, Outcome};
 use super::nemesis::{PROBE_CUSTOMERS, service};
 use super::plan::{EDGES, Plan, Target, Way};
 use super::run::{Options, Run, Verdict};
-use super::workload::Workload;
 use std::sync::Arc;
 use std::time::Duration;
 use tollgate::output::Failure;
@@ -169,10 +170,10 @@ pub async fn cut(mut options: Options, rounds: u64) -> Result<Verdict, Failure> 
     let probes = usize::try_from(rounds).unwrap_or(0) + 2;
     options.fresh = probes * PROBE_CUSTOMERS;
     let mut run = Run::start(options).await?;
-    let mut windows = Vec::new();
+    let asking = AskingAside::start(&run.recorder);
+    let mut cuts = Vec::new();
     for round in 1..=rounds {
         tokio::time::sleep(WARM_UP).await;
-        let before_us = run.recorder.now_us();
         for edge in 1..=EDGES {
             run.cluster.cut_edge(edge, None, Way::Both);
         }
@@ -180,9 +181,12 @@ pub async fn cut(mut options: Options, rounds: u64) -> Result<Verdict, Failure> 
             .nemesis
             .did("all links between edges and nodes are cut".to_owned());
         tokio::time::sleep(CUT).await;
+        cuts.push(Cut {
+            from_us: cut_us,
+            to_us: run.recorder.now_us(),
+        });
         run.cluster.heal();
         let from_us = run.nemesis.did("healed".to_owned());
-        windows.push((before_us.saturating_sub(from_us - cut_us), cut_us, from_us));
         let edges = run.cluster.running_edges();
         let probe = run.nemesis.probe(&edges, PROBE_CUSTOMERS);
         let served = probe.await.map_err(Failure::failed)?;
@@ -202,42 +206,14 @@ pub async fn cut(mut options: Options, rounds: u64) -> Result<Verdict, Failure> 
         run.nemesis.recoveries.push(recovery);
         run.cluster.must_run()?;
     }
+    let asides = asking.stop().await;
     let hot = hot(&run);
     let recorder = Arc::clone(&run.recorder);
     let mut verdict = run.finish(vec![hot], 0).await?;
-    verdict.add(vec![held_while_cut(&recorder.history(), hot, &windows)]);
+    let edges = u32::try_from(EDGES).unwrap_or(u32::MAX);
+    let held = held_while_cut(&recorder.history(), &asides, hot, &cuts, edges);
+    verdict.add(vec![held]);
     Ok(verdict)
-}
-
-/// Checks of the hot customer that were asked and answered while nothing reached the edges.
-fn held_while_cut(history: &[Operation], hot: u32, windows: &[(u64, u64, u64)]) -> Finding {
-    let mut finding = Finding::new("checks of held units do not notice that all links are cut");
-    let latencies = |inside: &dyn Fn(&Operation) -> bool| {
-        let theirs = history
-            .iter()
-            .filter(|o| o.subject == hot && o.outcome == Outcome::Ok);
-        let mut us: Vec<u64> = theirs
-            .filter(|o| inside(o))
-            .map(|o| o.complete_us - o.invoke_us)
-            .collect();
-        us.sort_unstable();
-        us
-    };
-    let within = |from: u64, to: u64, o: &Operation| o.invoke_us >= from && o.complete_us <= to;
-    let before = latencies(&|o| windows.iter().any(|(a, b, _)| within(*a, *b, o)));
-    let during = latencies(&|o| windows.iter().any(|(_, a, b)| within(*a, *b, o)));
-    let p99 = |us: &[u64]| us.get(us.len() * 99 / 100).copied().unwrap_or(0);
-    if during.is_empty() {
-        finding.violation("no check of the hot customer was admitted during the cut".to_owned());
-    }
-    finding.measured = format!(
-        "{} admitted while cut (p99 {} us), {} in as long before it (p99 {} us)",
-        during.len(),
-        p99(&during),
-        before.len(),
-        p99(&before)
-    );
-    finding
 }
 
 /// Cuts a follower from the other nodes for three seconds, `rounds` times, and lets it return.
@@ -309,44 +285,16 @@ pub async fn healthy(mut options: Options, time: Duration) -> Result<Verdict, Fa
     let hot = hot(&run);
     let recorder = Arc::clone(&run.recorder);
     let mut verdict = run.finish(vec![hot], 0).await?;
-    let used = used_before_refused(&recorder.workload, &recorder.history());
+    let workload = &recorder.workload;
+    let (subjects, accounts) = (workload.subjects(), &workload.accounts);
+    let raised: Vec<u32> = workload
+        .raised
+        .iter()
+        .filter_map(|account| u32::try_from(*account).ok())
+        .collect();
+    let used = used_before_refused(&subjects, accounts, &raised, &recorder.history());
     verdict.add(vec![used]);
     Ok(verdict)
-}
-
-/// P3 with healthy links: what of a quota was admitted, or on its way to be, when its first refusal came.
-fn used_before_refused(workload: &Workload, history: &[Operation]) -> Finding {
-    let mut finding = Finding::new("99.9 % of a quota is usable before its first refusal");
-    let (mut judged, mut units, mut used) = (0_u64, 0_u64, 0_u64);
-    for (subject, party) in workload.parties.iter().enumerate() {
-        if workload.raised.contains(&subject) {
-            continue;
-        }
-        let theirs = || history.iter().filter(|o| o.subject as usize == subject);
-        let refusals = theirs().filter(|o| o.outcome == Outcome::refused("quota_exceeded"));
-        let Some(first) = refusals.map(|o| o.complete_us).min() else {
-            continue;
-        };
-        let admitted: u64 = theirs()
-            .filter(|o| o.outcome == Outcome::Ok && o.invoke_us <= first)
-            .map(|o| u64::from(o.cost))
-            .sum();
-        judged += 1;
-        units += party.limit;
-        used += admitted;
-        if admitted * 1_000 < party.limit * 999 {
-            finding.violation(format!(
-                "{}: refused after {admitted} of {} units",
-                party.customer, party.limit
-            ));
-        }
-    }
-    if judged == 0 {
-        finding.violation("no customer used up its quota".to_owned());
-    }
-    finding.measured =
-        format!("{judged} customers met their limit: {used} of {units} units used before that");
-    finding
 }
 
 fn hot(run: &Run) -> u32 {

@@ -473,8 +473,13 @@ impl Issuer {
             state,
         };
         if limit.is_none() && !slot_book.accounts.contains_key(&line.account) {
-            // An unknown account makes no book: what a hostile edge can fill is bounded by the catalog.
-            return Some(bare(LeaseState::NoLimit));
+            // An unknown account makes no book: what a hostile edge can fill is bounded by the catalog. There is no row to
+            // drop either, so who ends its opening has ended it; told anything else, it would say so again for ever.
+            return Some(bare(if line.closing {
+                LeaseState::Closed
+            } else {
+                LeaseState::NoLimit
+            }));
         }
         let watermark = slot_book.watermarks.entry(boot).or_default();
         let book = slot_book.accounts.entry(line.account.clone());

@@ -1,8 +1,8 @@
 //! `tollgate demo`: the whole of it on one machine, ending in a verdict that can fail.
 //!
 //! Three nodes and two edges as processes on loopback; the shipped access log through both edges, each client a
-//! customer; a hot customer under sustained load; the Raft leader and then an issuer killed with `kill -9`; one quota
-//! raised and one key revoked while it runs. The verdict compares what clients were told with the durable
+//! customer; a hot customer under sustained load; the Raft leader and then an issuer killed with `kill -9`, after how
+//! many requests the seed says; one quota raised and one key revoked while it runs. The verdict compares what clients were told with the durable
 //! ledger: nothing in between is asked. Parts: [`story`] (who asks for what), [`verdict`] (what must hold).
 
 pub mod story;
@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use story::Story;
+use story::{Kills, Story};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use verdict::{Figures, Takeover, Verdict};
@@ -187,7 +187,12 @@ impl Play {
     }
 
     async fn act(&mut self) -> Result<Verdict, Failure> {
-        let quarter = self.story.requests.len() / 4;
+        let Kills {
+            quarter,
+            before_first,
+            before_second,
+            second,
+        } = self.story.kills;
         let before = self.leases().await?;
         self.replay(quarter).await?;
         let cold = self.leases().await?.since(&before);
@@ -198,10 +203,11 @@ impl Play {
         let before = self.leases().await?;
         tokio::time::sleep(HOT_ALONE).await;
         let hot = self.leases().await?.since(&before);
+        self.replay(before_first).await?;
         let mut takeovers = vec![self.kill_leader(quarter).await?];
         let changes = self.change_live().await?;
-        self.replay(quarter).await?;
-        takeovers.push(self.kill_issuer(quarter).await?);
+        self.replay(before_second).await?;
+        takeovers.push(self.kill_issuer(second, quarter).await?);
         self.replay(self.story.requests.len()).await?;
         self.end_load().await?;
         for edge in self.cluster.edges() {
@@ -308,14 +314,19 @@ impl Play {
         self.kill(leader, "the Raft leader", requests).await
     }
 
-    /// Kills the issuer of most slots that does not lead; where only the leader issues, that one.
-    async fn kill_issuer(&mut self, requests: usize) -> Result<Takeover, Failure> {
+    /// Kills one of the nodes that issue slots: which of them, `chosen` says. It may lead as well.
+    async fn kill_issuer(&mut self, chosen: usize, requests: usize) -> Result<Takeover, Failure> {
         let view = ClusterView::read(&self.admin).await?;
-        let order = |node: &u64| (Some(*node) != view.leader, view.slots_of(*node));
-        match view.owners().into_iter().max_by_key(order) {
-            Some(issuer) => self.kill(issuer, "an issuer", requests).await,
-            None => Err(Failure::failed("no node issues any slot")),
-        }
+        let owners = view.owners();
+        let Some(issuer) = owners.get(chosen % owners.len().max(1)) else {
+            return Err(Failure::failed("no node issues any slot"));
+        };
+        let what = if view.leader == Some(*issuer) {
+            "an issuer that leads"
+        } else {
+            "an issuer"
+        };
+        self.kill(*issuer, what, requests).await
     }
 
     /// Kills a node, replays requests meanwhile, and starts it again.
@@ -329,7 +340,8 @@ impl Play {
         self.cluster.node(node).kill()?;
         let killed = Instant::now();
         self.tell(format!(
-            "kill -9 of {what}, node {node}, which issued {slots} slots"
+            "kill -9 of {what}, node {node}, which issued {slots} slots, after {} requests of the log",
+            self.next_request
         ));
         let admin = self.admin.clone();
         let watch = tokio::spawn(async move {

@@ -23,29 +23,27 @@ pub(super) fn changes_kept(
         .iter()
         .filter(|change| change.acked_us.is_some())
         .collect();
-    for (index, subject) in evidence.subjects.iter().enumerate() {
+    for (index, account) in evidence.accounts.iter().enumerate() {
+        let name = account.account.as_str();
         let raises = |only_acked: bool| {
-            let theirs = evidence.changes.iter().filter(move |change| {
-                change.subject as usize == index && (change.acked_us.is_some() || !only_acked)
-            });
-            theirs.filter_map(|change| match change.what {
-                What::Raise(to) => Some(to),
-                What::Revoke => None,
+            let some = evidence.changes.iter();
+            let some = some.filter(move |change| change.acked_us.is_some() || !only_acked);
+            some.filter_map(move |change| match change.what {
+                What::Raise { account, to } if account as usize == index => Some(to),
+                _ => None,
             })
         };
         let Some(least) = raises(true).max() else {
             continue;
         };
         let most = raises(false).max().unwrap_or(least);
-        match ledger.get(subject.account.as_str()).map(|row| row.limit) {
+        match ledger.get(name).map(|row| row.limit) {
             Some(Some(limit)) if (least..=most).contains(&limit) => {}
             Some(found) => finding.violation(format!(
-                "{}: raised to {least}, acknowledged; at the end its limit is {found:?}",
-                subject.customer
+                "{name}: raised to {least}, acknowledged; at the end its limit is {found:?}"
             )),
             None => finding.violation(format!(
-                "{}: raised to {least}, acknowledged; at the end the ledger has no row for it",
-                subject.customer
+                "{name}: raised to {least}, acknowledged; at the end the ledger has no row for it"
             )),
         }
     }
@@ -63,8 +61,10 @@ pub(super) fn changes_kept(
         }
     }
     let (mut by_client, mut asked_late) = (BTreeMap::new(), 0_u64);
-    for change in acked.iter().filter(|change| change.what == What::Revoke) {
-        by_client.insert(change.subject, change.acked_us.unwrap_or(0));
+    for change in &acked {
+        if let What::Revoke { subject } = change.what {
+            by_client.insert(subject, change.acked_us.unwrap_or(0));
+        }
     }
     for operation in history {
         let Some(acked_us) = by_client.get(&operation.subject) else {
@@ -94,8 +94,8 @@ pub(super) fn revoked_is_refused(evidence: &Evidence, history: &[Operation]) -> 
     let mut finding = Finding::new("a revoked key is refused everywhere after max_stale");
     let mut revoked: BTreeMap<u32, u64> = BTreeMap::new();
     for change in &evidence.changes {
-        if let (What::Revoke, Some(acked_us)) = (change.what, change.acked_us) {
-            revoked.insert(change.subject, acked_us);
+        if let (What::Revoke { subject }, Some(acked_us)) = (change.what, change.acked_us) {
+            revoked.insert(subject, acked_us);
         }
     }
     let bound = evidence.max_stale_us + evidence.max_stale_us * DRIFT_PERCENT / 100;

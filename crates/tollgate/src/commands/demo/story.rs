@@ -1,7 +1,7 @@
-//! What the demo plays: customers made from the access log, their quotas, and who gets which fate.
+//! What the demo plays: customers made from the access log, their quotas, and who gets which fate, and when.
 //!
-//! Owns: the catalog file, the credentials, the expectation by customer. Pure but for the log it is given; the same
-//! seed gives the same story. Read next: `super` for how it is played.
+//! Owns: the catalog file, the credentials, the order of requests, the moments of the kills, the expectation by customer.
+//! Pure but for the log it is given; the same seed gives the same story. Read next: `super` for how it is played.
 
 use crate::access_log::AccessLog;
 use crate::load::Check;
@@ -31,6 +31,10 @@ const TINY_EVERY: usize = 4;
 /// Units of the customer whose quota is raised while it runs, before and after.
 pub const RAISED: (u64, u64) = (50, 400);
 
+/// So many requests that follow each other in the log come in an order that the seed draws, as those of clients that
+/// nobody waits for: which edge answers which of them differs with it.
+const SHUFFLED: usize = 256;
+
 /// Units of the hot customer: more than this machine can use up in the demo.
 const HOT: u64 = 50_000_000;
 
@@ -47,12 +51,41 @@ pub struct Customer {
     sha256: [u8; 32],
 }
 
+/// The moments of the kills, and who is killed second. Moments are counted in requests of the log: all of it is replayed, a
+/// quarter before anything is done, a quarter without the first node, a quarter without the second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kills {
+    /// Requests of each of those quarters.
+    pub quarter: usize,
+    /// Requests after the first quarter, before the leader is killed.
+    pub before_first: usize,
+    /// Requests after the changes that are made then, before the second node is killed.
+    pub before_second: usize,
+    /// Which of the nodes that issue slots is killed second; to be taken modulo their number.
+    pub second: usize,
+}
+
+impl Kills {
+    fn draw(requests: usize, random: &mut Random) -> Self {
+        // The fourth quarter is shared out: an eighth of all at most before each kill, the rest after the second.
+        let eighth = requests / 8;
+        Self {
+            quarter: requests / 4,
+            before_first: random.below(eighth + 1),
+            before_second: random.below(eighth + 1),
+            second: random.below(requests),
+        }
+    }
+}
+
 /// The story.
 pub struct Story {
     /// All customers; the index is the subject of checks.
     pub customers: Vec<Customer>,
-    /// The log's requests, in order.
+    /// The log's requests: [`SHUFFLED`] neighbours in any order, else in the log's.
     pub requests: Vec<Check>,
+    /// When what is done to the nodes.
+    pub kills: Kills,
     /// Index of the customer under sustained load.
     pub hot: usize,
     /// Index of the customer whose quota is raised.
@@ -69,7 +102,7 @@ impl Story {
     pub fn new(seed: u64) -> Result<Self, Failure> {
         let mut random = Random(seed);
         let mut credentials: HashMap<String, (Customer, u64)> = HashMap::new();
-        let (checks, clients) = read_log(|client| {
+        let (mut checks, clients) = read_log(|client| {
             let entry = credentials
                 .entry(client.to_owned())
                 .or_insert_with(|| (customer(client, "standard", &mut random), 0));
@@ -94,9 +127,16 @@ impl Story {
         customers[revoked].plan = "standard";
         let hot = customers.len();
         customers.push(customer("hot", "hot", &mut random));
+        for some in checks.chunks_mut(SHUFFLED) {
+            for last in (1..some.len()).rev() {
+                some.swap(last, random.below(last + 1));
+            }
+        }
+        let kills = Kills::draw(checks.len(), &mut random);
         Ok(Self {
             customers,
             requests: checks,
+            kills,
             hot,
             raised,
             revoked,
@@ -243,7 +283,7 @@ fn customer(id: &str, plan: &'static str, random: &mut Random) -> Customer {
     }
 }
 
-/// Splitmix64: the demo's keys are for show and must come again from the same seed.
+/// Splitmix64: the demo's keys are for show, and all that it draws must come again from the same seed.
 struct Random(u64);
 
 impl Random {
@@ -253,6 +293,12 @@ impl Random {
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
+    }
+
+    /// A number below `end`; 0 where there is none.
+    fn below(&mut self, end: usize) -> usize {
+        let end = u64::try_from(end).unwrap_or(u64::MAX).max(1);
+        usize::try_from(self.next() % end).unwrap_or(0)
     }
 
     fn bytes(&mut self) -> [u8; RANDOM_BYTES] {
@@ -283,5 +329,46 @@ mod tests {
         drop(items);
         assert_eq!(Story::new(1).unwrap().file(), story.file());
         assert_ne!(Story::new(2).unwrap().file(), story.file());
+    }
+
+    #[test]
+    fn the_seed_chooses_order_and_moments_within_the_frame() {
+        let order = |story: &Story| -> Vec<usize> {
+            story.requests.iter().map(|check| check.subject).collect()
+        };
+        let sorted = |story: &Story| {
+            let mut subjects = order(story);
+            subjects.sort_unstable();
+            subjects
+        };
+        let first = Story::new(1).unwrap();
+        let again = Story::new(1).unwrap();
+        assert_eq!(order(&again), order(&first));
+        assert_eq!(again.kills, first.kills);
+        let mut kills = Vec::new();
+        for seed in 1..=20 {
+            let story = Story::new(seed).unwrap();
+            // Every request of the log, once.
+            assert_eq!(sorted(&story), sorted(&first), "seed {seed}");
+            if seed > 1 {
+                assert_ne!(order(&story), order(&first), "seed {seed}");
+            }
+            let Kills {
+                quarter,
+                before_first,
+                before_second,
+                second,
+            } = story.kills;
+            let replayed = 3 * quarter + before_first + before_second;
+            assert!(replayed <= story.requests.len(), "seed {seed}");
+            kills.push((before_first, before_second, second % 2));
+        }
+        let differ = |of: fn(&(usize, usize, usize)) -> usize| {
+            let all: std::collections::BTreeSet<usize> = kills.iter().map(of).collect();
+            all.len()
+        };
+        assert!(differ(|k| k.0) > 15, "{kills:?}");
+        assert!(differ(|k| k.1) > 15, "{kills:?}");
+        assert_eq!(differ(|k| k.2), 2, "{kills:?}");
     }
 }
