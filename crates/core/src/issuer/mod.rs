@@ -472,9 +472,12 @@ impl Issuer {
             remaining: 0,
             state,
         };
-        if limit.is_none() && !slot_book.accounts.contains_key(&line.account) {
-            // An unknown account makes no book: what a hostile edge can fill is bounded by the catalog. There is no row to
-            // drop either, so who ends its opening has ended it; told anything else, it would say so again for ever.
+        let row = ledger.account(&line.account);
+        let may_return = row.is_some_and(|row| row.out > 0);
+        if limit.is_none() && !may_return && !slot_book.accounts.contains_key(&line.account) {
+            // Where nothing is to be had and nothing can come back, no book is made: what a hostile edge can fill is bounded
+            // by the catalog and the ledger's rows. There is no row to drop either, so who ends its opening has ended it;
+            // told anything else, it would say so again for ever.
             return Some(bare(if line.closing {
                 LeaseState::Closed
             } else {
@@ -484,8 +487,7 @@ impl Issuer {
         let watermark = slot_book.watermarks.entry(boot).or_default();
         let book = slot_book.accounts.entry(line.account.clone());
         // The replica that told this epoch has every unit that former ones let out.
-        let book = book
-            .or_insert_with(|| Book::new(ledger.account(&line.account).map_or(0, |row| row.out)));
+        let book = book.or_insert_with(|| Book::new(row.map_or(0, |row| row.out)));
         let closed = |granted_total, surrendered_total| AnswerLine {
             granted_total,
             surrendered_total,
