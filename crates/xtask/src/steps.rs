@@ -120,10 +120,12 @@ pub(crate) const CI: &[Step] = &[
     },
     Step {
         name: "sim",
-        shows: "1,000 seeds of whole simulated clusters under faults break no promise; full size: 10,000",
+        shows: "1,000 seeds of whole simulated clusters under faults break no promise and no assertion; full size: 10,000",
         args: &[
             "run",
-            "--release",
+            // With the core's assertions, which a release build is without.
+            "--profile",
+            "proof",
             "-p",
             "tollgate-jepsen",
             "--bin",

@@ -78,9 +78,15 @@ fn sweep_seeds(from: u64, seeds: u64) -> bool {
     });
     let took = begun.elapsed();
     println!(
-        "{} seeds, {} violations; {} virtual hours, {} checks, {} log entries in {:.1} s ({:.0} seeds/s)",
+        "{} seeds, {} violations, {} the core's assertions; {} virtual hours, {} checks, {} log entries in {:.1} s ({:.0} seeds/s)",
         sweep.seeds,
         sweep.broken.len(),
+        // This crate and the core are compiled alike.
+        if cfg!(debug_assertions) {
+            "with"
+        } else {
+            "WITHOUT"
+        },
         sweep.virtual_ms / 3_600_000,
         sweep.checks,
         sweep.entries,
@@ -96,7 +102,7 @@ fn per_second(count: u64, took: Duration) -> f64 {
 
 fn replay(run: &Run) -> String {
     format!(
-        "cargo run -p tollgate-jepsen --release --bin sim -- seed {}",
+        "cargo run -p tollgate-jepsen --profile proof --bin sim -- seed {}",
         run.seed
     )
 }

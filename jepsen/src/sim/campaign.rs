@@ -1,8 +1,13 @@
 //! Many seeds: sweeps that must find nothing, and planted faults that must be found.
 
 use super::{Broken, Run, run};
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// What is said to have seen a violation where the core's own assertion did: with debug assertions compiled in it may
+/// come before the observer's check.
+pub const ASSERTION: &str = "assertion in the core";
 
 /// What a sweep came to.
 #[derive(Clone, Debug, Default)]
@@ -23,7 +28,7 @@ pub struct Sweep {
 pub fn sweep(from: u64, seeds: u64, mut seen: impl FnMut(&Run)) -> Sweep {
     let mut sweep = Sweep::default();
     for seed in from..from.saturating_add(seeds) {
-        let run = run(seed, 0);
+        let run = caught(seed, || run(seed, 0));
         sweep.seeds += 1;
         sweep.virtual_ms += run.virtual_ms;
         sweep.checks += run.checks;
@@ -34,6 +39,30 @@ pub fn sweep(from: u64, seeds: u64, mut seen: impl FnMut(&Run)) -> Sweep {
         }
     }
     sweep
+}
+
+/// A run, also if it ended in an assertion: a sweep goes on and says which seed it was.
+fn caught(seed: u64, run: impl FnOnce() -> Run) -> Run {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| Run {
+        seed,
+        trace: 0,
+        broken: Some(Broken {
+            check: ASSERTION,
+            text: words(panic.as_ref()),
+            story: Vec::new(),
+        }),
+        virtual_ms: 0,
+        checks: 0,
+        entries: 0,
+        scenario: String::new(),
+    })
+}
+
+/// What a panic said.
+fn words(panic: &(dyn Any + Send)) -> String {
+    let owned = panic.downcast_ref::<String>().map(String::as_str);
+    let borrowed = panic.downcast_ref::<&str>().copied();
+    owned.or(borrowed).unwrap_or("it panicked").to_owned()
 }
 
 /// How a planted fault was caught.
@@ -88,10 +117,8 @@ pub fn hunt(fault: &'static str, ranges: u64, most: u64) -> Caught {
 
 fn broken_check(seed: u64) -> Option<&'static str> {
     // A fault may also trip an assertion of the core: that is being caught, too.
-    match catch_unwind(AssertUnwindSafe(|| run(seed, 0))) {
-        Ok(run) => run.broken.map(|Broken { check, .. }| check),
-        Err(_) => Some("assertion in the core"),
-    }
+    let run = caught(seed, || run(seed, 0));
+    run.broken.map(|Broken { check, .. }| check)
 }
 
 #[cfg(feature = "planted")]
@@ -101,3 +128,20 @@ fn choose(fault: Option<&str>) {
 
 #[cfg(not(feature = "planted"))]
 fn choose(_: Option<&str>) {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_assertion_that_fails_is_a_violation_of_its_seed() {
+        let run = caught(7, || panic!("I2: {} units", 3));
+        let broken = run.broken.unwrap();
+        assert_eq!(
+            (run.seed, broken.check, broken.text.as_str()),
+            (7, ASSERTION, "I2: 3 units")
+        );
+        let literal = caught(8, || panic!("I1"));
+        assert_eq!(literal.broken.unwrap().text, "I1");
+    }
+}
