@@ -189,7 +189,12 @@ impl LogStore {
         let mut entries = Vec::new();
         let mut taken = 0;
         for index in start..end {
-            let Some((value, entry)) = self.read(index)? else {
+            let recent = self.shared.recent().get(index);
+            let found = match recent {
+                Some(found) => Some(found),
+                None => self.read(index)?.map(|(value, entry)| (entry, value.len())),
+            };
+            let Some((entry, size)) = found else {
                 // Purged or truncated meanwhile, or really gone: the bounds tell.
                 let bounds = self.shared.bounds();
                 if index < bounds.first_index() || index >= bounds.next_index() {
@@ -197,7 +202,7 @@ impl LogStore {
                 }
                 return Err(Self::missing(index));
             };
-            taken += value.len();
+            taken += size;
             if taken > bytes && !entries.is_empty() {
                 break;
             }
@@ -206,7 +211,7 @@ impl LogStore {
         Ok(entries)
     }
 
-    fn write(&self, entry: &Entry) -> Result<Tail, StoreError> {
+    fn write(&self, entry: Entry) -> Result<Tail, StoreError> {
         let index = entry.log_id.index;
         let expected = {
             let bounds = self.shared.bounds();
@@ -220,7 +225,7 @@ impl LogStore {
             ));
         }
         let key = index.to_be_bytes();
-        let value = record::wrap(&key, &record::encode_entry(entry)?);
+        let value = record::wrap(&key, &record::encode_entry(&entry)?);
         if value.len() > RECORD_BYTES_MAX {
             let (bytes, limit) = (value.len(), RECORD_BYTES_MAX);
             return Err(StoreError::TooLarge {
@@ -230,15 +235,18 @@ impl LogStore {
             });
         }
         let tail = Tail::of(index, &value);
+        let size = value.len();
         self.shared
             .appended_bytes
-            .fetch_add(value.len() as u64, Ordering::Relaxed);
+            .fetch_add(size as u64, Ordering::Relaxed);
         self.shared.log.insert(key, value).doing("write to")?;
         let mut bounds = self.shared.bounds();
         if bounds.last.is_none() {
             bounds.began_at = index;
         }
         bounds.last = Some(entry.log_id);
+        drop(bounds);
+        self.shared.recent().push(entry, size);
         Ok(tail)
     }
 
@@ -273,6 +281,7 @@ impl LogStore {
                 None => bounds.purged,
             };
         }
+        self.shared.recent().cut_from(from);
         // From the end backward, so that a crash between two slices leaves no hole.
         let mut end = next;
         while end > from {
@@ -403,7 +412,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     {
         let mut change = Change::None;
         for entry in entries {
-            change = Change::Tail(Some(self.write(&entry)?));
+            change = Change::Tail(Some(self.write(entry)?));
         }
         self.shared.flusher.submit(change, Waiter::Append(callback));
         Ok(())

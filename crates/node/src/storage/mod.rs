@@ -20,6 +20,7 @@ mod folder;
 mod log;
 mod machine;
 mod mark;
+mod recent;
 mod record;
 mod snapshot;
 mod state;

@@ -23,6 +23,7 @@ use super::folder::{self, Identity, Paths};
 use super::log::{self, Bounds, LogStore};
 use super::machine::Machine;
 use super::mark::{Mark, Promise};
+use super::recent::Recent;
 use super::snapshot::{self, SnapshotFile};
 use super::state::{Applied, StateStore};
 use crate::raft::types::{LogId, Vote};
@@ -85,6 +86,7 @@ pub(crate) struct Shared {
     machine: SharedMachine,
     applied: Mutex<Applied>,
     bounds: Mutex<Bounds>,
+    recent: Mutex<Recent>,
     snapshot: Mutex<Option<SnapshotFile>>,
     failure: watch::Sender<Option<String>>,
     wake: Mutex<Option<Sender<()>>>,
@@ -100,6 +102,10 @@ fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Shared {
     pub(crate) fn bounds(&self) -> MutexGuard<'_, Bounds> {
         hold(&self.bounds)
+    }
+
+    pub(crate) fn recent(&self) -> MutexGuard<'_, Recent> {
+        hold(&self.recent)
     }
 
     pub(crate) fn applied(&self) -> MutexGuard<'_, Applied> {
@@ -209,6 +215,7 @@ impl Store {
             machine,
             applied: Mutex::new(applied),
             bounds: Mutex::new(bounds),
+            recent: Mutex::default(),
             snapshot: Mutex::new(None),
             failure: watch::Sender::new(None),
             wake: Mutex::new(Some(wake)),
