@@ -1,16 +1,15 @@
 //! Counts of checks by reason, and whether any check is still running; striped, so that threads do not
-//! share a line.
+//! share a line, and written without a locked step by a thread that has its stripe alone.
 //!
 //! A check says [`Counts::enter`] first and [`Entered::leave`] last. Between the two it may hold units and
 //! add use; [`Quiet`] proves that all checks that had entered by some moment have left, which is when the
-//! driver may read a cell for the last time. Refuses to know what is counted.
+//! driver may read a cell for the last time. Refuses to know what is counted. Next: `stripes.rs`.
 
 use crate::decision::Reason;
-use std::cell::Cell;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use crate::stripes::{self, SHARED, STRIPES};
+use std::marker::PhantomData;
+use std::sync::atomic::{AtomicU64, Ordering, compiler_fence};
 
-/// Stripes; more threads than that share them.
-const STRIPES: usize = 32;
 /// The reasons there are.
 const REASONS: usize = Reason::ALL.len();
 
@@ -23,7 +22,8 @@ struct Stripe {
 
 /// See the module's text.
 pub(crate) struct Counts {
-    stripes: Box<[Stripe; STRIPES]>,
+    /// [`STRIPES`] of them.
+    stripes: Box<[Stripe]>,
 }
 
 /// Checks answered since the start, by reason.
@@ -43,21 +43,25 @@ impl CheckCounts {
     }
 }
 
-thread_local! {
-    static STRIPE: Cell<Option<usize>> = const { Cell::new(None) };
+/// A running check; it ends on the thread that it began on.
+pub(crate) struct Entered<'a> {
+    stripe: &'a Stripe,
+    /// The thread has the stripe alone.
+    alone: bool,
+    same_thread: PhantomData<*const ()>,
 }
 
-fn stripe_of_this_thread() -> usize {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    STRIPE.get().unwrap_or_else(|| {
-        let stripe = NEXT.fetch_add(1, Ordering::Relaxed) % STRIPES;
-        STRIPE.set(Some(stripe));
-        stripe
-    })
+/// Adds one. Both ways are a Release, paired with the Acquire in `Stripe::is_quiet`.
+#[inline]
+fn add_one(count: &AtomicU64, alone: bool) {
+    if alone {
+        // ORDERING: nobody else writes it, so nothing is lost between the two.
+        let next = count.load(Ordering::Relaxed).wrapping_add(1);
+        count.store(next, Ordering::Release);
+    } else {
+        count.fetch_add(1, Ordering::SeqCst);
+    }
 }
-
-/// A running check.
-pub(crate) struct Entered<'a>(&'a Stripe);
 
 impl Counts {
     pub(crate) fn new() -> Self {
@@ -65,19 +69,37 @@ impl Counts {
             entered: AtomicU64::new(0),
             left: std::array::from_fn(|_| AtomicU64::new(0)),
         };
+        let stripes = std::iter::repeat_with(stripe).take(STRIPES);
         Self {
-            stripes: Box::new(std::array::from_fn(|_| stripe())),
+            stripes: stripes.collect(),
         }
     }
 
     /// A check begins. It must look at the edge's state only after this.
     #[inline]
     pub(crate) fn enter(&self) -> Entered<'_> {
-        let stripe = &self.stripes[stripe_of_this_thread() % STRIPES];
-        // ORDERING: SeqCst, paired with the SeqCst store of the edge's state: either the check sees that
-        // the edge stopped, or the driver sees that the check has entered. Free on x86.
-        stripe.entered.fetch_add(1, Ordering::SeqCst);
-        Entered(stripe)
+        let own = stripes::of_this_thread();
+        // The last one is the shared one, also for a number beyond it, which there is none of.
+        let alone = own < SHARED;
+        let stripe = &self.stripes[own.min(SHARED)];
+        add_one(&stripe.entered, alone);
+        // ORDERING: with the barrier of `fence` either the check sees the driver's change of the edge's state,
+        // or the driver sees that the check has entered. The compiler keeps the order here; the processor is
+        // made to by that barrier, or by the locked step of a stripe that is shared.
+        compiler_fence(Ordering::SeqCst);
+        Entered {
+            stripe,
+            alone,
+            same_thread: PhantomData,
+        }
+    }
+
+    /// Which stripes are quiet at some moment within this call.
+    pub(crate) fn look(&self) -> Look {
+        if !stripes::fence() {
+            return Look([false; STRIPES]);
+        }
+        Look(std::array::from_fn(|at| self.stripes[at].is_quiet()))
     }
 
     pub(crate) fn totals(&self) -> CheckCounts {
@@ -89,17 +111,15 @@ impl Counts {
 }
 
 impl Entered<'_> {
-    /// The check ends: it holds no units and adds no use any more.
+    /// The check ends: it holds no units and adds no use any more. Who sees this sees the use that it added.
     #[inline]
     pub(crate) fn leave(self, reason: Reason) {
-        // ORDERING: Release, paired with the Acquire in `Stripe::is_quiet`: who sees this sees the use
-        // that the check added before.
-        self.0.left[reason as usize].fetch_add(1, Ordering::Release);
+        add_one(&self.stripe.left[reason as usize], self.alone);
     }
 
     /// As [`Entered::leave`], without a decision: the caller will look again.
     pub(crate) fn leave_cold(self) {
-        self.0.left[REASONS].fetch_add(1, Ordering::Release);
+        add_one(&self.stripe.left[REASONS], self.alone);
     }
 }
 
@@ -114,17 +134,28 @@ impl Stripe {
     }
 }
 
-/// Proof in the making that every check that ran when this was made has ended.
-#[derive(Default)]
+/// Which stripes were quiet at one look.
+pub(crate) struct Look([bool; STRIPES]);
+
+/// Proof in the making that every check that ran when this was made has ended. Made after the change that
+/// later checks see.
 pub(crate) struct Quiet {
     seen: [bool; STRIPES],
 }
 
+impl Default for Quiet {
+    fn default() -> Self {
+        Self {
+            seen: [false; STRIPES],
+        }
+    }
+}
+
 impl Quiet {
-    /// Looks again; `true` once all stripes were quiet at some moment since.
-    pub(crate) fn is_reached(&mut self, counts: &Counts) -> bool {
-        for (seen, stripe) in self.seen.iter_mut().zip(counts.stripes.iter()) {
-            *seen = *seen || stripe.is_quiet();
+    /// Takes in a look that began after this was made; `true` once all stripes were quiet at some moment since.
+    pub(crate) fn is_reached(&mut self, look: &Look) -> bool {
+        for (seen, quiet) in self.seen.iter_mut().zip(look.0) {
+            *seen |= quiet;
         }
         self.seen.iter().all(|seen| *seen)
     }
@@ -139,11 +170,14 @@ mod tests {
         let counts = Counts::new();
         let running = counts.enter();
         let mut quiet = Quiet::default();
-        assert!(!quiet.is_reached(&counts));
+        assert!(!quiet.is_reached(&counts.look()));
         running.leave(Reason::Ok);
-        assert!(quiet.is_reached(&counts));
+        assert!(quiet.is_reached(&counts.look()));
         let _later = counts.enter();
-        assert!(quiet.is_reached(&counts), "a later check does not matter");
+        assert!(
+            quiet.is_reached(&counts.look()),
+            "a later check does not matter"
+        );
         assert_eq!(counts.totals().of(Reason::Ok), 1);
         assert_eq!(counts.totals().of(Reason::Unavailable), 0);
     }
@@ -155,7 +189,46 @@ mod tests {
         let mut quiet = Quiet::default();
         for _ in 0..3 {
             counts.enter().leave(Reason::Ok);
-            assert!(!quiet.is_reached(&counts));
+            assert!(!quiet.is_reached(&counts.look()));
         }
+    }
+
+    /// That the barrier itself is there `stripes.rs` tests, whose look is quick enough to catch it out.
+    #[test]
+    fn what_checks_did_before_it_is_reached_is_seen_and_later_ones_see_the_change() {
+        const ROUNDS: u64 = 20_000;
+        let counts = Counts::new();
+        // Odd: open. Checks wait for the next round by it, and for the end.
+        let round = AtomicU64::new(0);
+        let done = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while round.load(Ordering::Relaxed) < 2 * ROUNDS {
+                    let entered = counts.enter();
+                    // Relaxed on purpose: the order is the barrier's business.
+                    if round.load(Ordering::Relaxed) % 2 == 1 {
+                        let next = done.load(Ordering::Relaxed) + 1;
+                        done.store(next, Ordering::Relaxed);
+                    }
+                    entered.leave(Reason::Ok);
+                }
+            });
+            for turn in 0..ROUNDS {
+                // Relaxed, and open for a time that differs, so that the change meets checks at every point.
+                round.store(2 * turn + 1, Ordering::Relaxed);
+                for _ in 0..turn % 61 {
+                    std::hint::spin_loop();
+                }
+                round.store(2 * turn + 2, Ordering::Relaxed);
+                let mut quiet = Quiet::default();
+                while !quiet.is_reached(&counts.look()) {
+                    std::hint::spin_loop();
+                }
+                let last_word = done.load(Ordering::Relaxed);
+                for _ in 0..100 {
+                    assert_eq!(done.load(Ordering::Relaxed), last_word);
+                }
+            }
+        });
     }
 }

@@ -30,6 +30,7 @@ mod principal;
 mod sip;
 mod sources;
 mod status;
+mod stripes;
 mod view;
 
 pub use checks::Checks;

@@ -79,7 +79,7 @@ impl Driver {
         let Some(closing) = &mut self.closing else {
             return;
         };
-        if !closing.handed_in && closing.quiet.is_reached(&self.view.counts) {
+        if !closing.handed_in && closing.quiet.is_reached(&self.view.counts.look()) {
             closing.handed_in = true;
             self.collect(now);
             self.lessee.surrender_all();

@@ -182,9 +182,13 @@ impl Known {
                 record.used_at = now;
             }
         }
+        if self.retired.is_empty() {
+            return;
+        }
+        // Quiet first: what is read afterwards is the last word.
+        let look = counts.look();
         self.retired.retain_mut(|retired| {
-            // Quiet first: what is read afterwards is the last word.
-            let over = retired.quiet.is_reached(counts);
+            let over = retired.quiet.is_reached(&look);
             grown(&retired.who, &mut retired.meters, &mut add);
             !over
         });
