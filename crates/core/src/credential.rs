@@ -29,7 +29,8 @@ pub const CREDENTIAL_BYTES: usize = PREFIX_CHARS + KEY_ID_CHARS + SECRET_CHARS +
 /// favours some characters is below one in 2^68.
 pub const RANDOM_BYTES: usize = 16 * (1 + SECRET_CHARS / SECRET_GROUP_CHARS);
 
-const PREFIX_CHARS: usize = 8;
+/// Characters before the public id, which say the environment.
+pub const PREFIX_CHARS: usize = 8;
 const SLOT_CHARS: usize = 2;
 const CHECKSUM_CHARS: usize = 6;
 const SECRET_GROUP_CHARS: usize = 8;

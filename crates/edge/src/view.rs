@@ -7,7 +7,7 @@
 use crate::cell::EdgeCell;
 use crate::clock;
 use crate::counts::{Counts, Entered};
-use crate::credential::{self, Hash, HashKeys};
+use crate::credential::{self, Hash, HashKeys, Sought};
 use crate::decision::{CheckRequest, Outcome, Reason};
 use crate::principal::{Principal, Purse};
 use crate::sources::Sources;
@@ -65,11 +65,19 @@ pub(crate) struct TakeHash(u64);
 
 impl Hasher for TakeHash {
     fn write(&mut self, bytes: &[u8]) {
-        unreachable!("keys are u128, not {} bytes", bytes.len());
+        unreachable!("keys are a word or two, not {} bytes", bytes.len());
     }
     #[inline]
-    fn write_u128(&mut self, key: u128) {
-        self.0 = credential::low_half(key);
+    fn write_u64(&mut self, place: u64) {
+        self.0 = place;
+    }
+    #[inline]
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "one half is as good as the other"
+    )]
+    fn write_u128(&mut self, bits: u128) {
+        self.0 = bits as u64;
     }
     #[inline]
     fn finish(&self) -> u64 {
@@ -77,13 +85,15 @@ impl Hasher for TakeHash {
     }
 }
 
-type Map<V> = papaya::HashMap<Hash, V, BuildHasherDefault<TakeHash>>;
+type Map<K, V> = papaya::HashMap<K, V, BuildHasherDefault<TakeHash>>;
 
 /// See the module's text.
 pub(crate) struct View {
     hash_keys: HashKeys,
-    principals: Map<Purse>,
-    denials: Map<Denial>,
+    /// By place: who is in it was named by a node.
+    principals: Map<Hash, Purse>,
+    /// By the 128 bits: anyone can get into it.
+    denials: Map<u128, Denial>,
     pub(crate) sources: Sources,
     pub(crate) counts: Counts,
     /// Whether checks are answered at all: from the first session until the edge stops.
@@ -138,10 +148,10 @@ impl View {
             leave(entered, &answer);
             return with(answer, None);
         }
-        let hash = self.hash_keys.hash(request.credential);
+        let sought = self.hash_keys.seek(request.credential);
         let principals = self.principals.pin();
-        let Some(purse) = principals.get(&hash) else {
-            let answer = self.stranger(stale_ms, request.credential, hash);
+        let Some(purse) = principals.get(&sought) else {
+            let answer = self.stranger(stale_ms, request.credential, &sought);
             leave(entered, &answer);
             return with(answer, None);
         };
@@ -176,7 +186,7 @@ impl View {
 
     /// A credential that is no known principal's.
     #[cold]
-    fn stranger(&self, stale_ms: u64, presented: &str, hash: Hash) -> Answer {
+    fn stranger(&self, stale_ms: u64, presented: &str, sought: &Sought<'_>) -> Answer {
         let stale_ms = Some(stale_ms);
         if presented.is_empty() {
             return self.final_answer(stale_ms, Reason::CredentialMissing, None);
@@ -185,7 +195,8 @@ impl View {
             return self.final_answer(stale_ms, Reason::CredentialInvalid, None);
         }
         let known = self.known.load(Ordering::Relaxed);
-        match self.denials.pin().get(&hash) {
+        let hash = sought.hash();
+        match self.denials.pin().get(&hash.bits()) {
             Some(denial) if denial.index >= known => {
                 self.final_answer(stale_ms, denial.reason, None)
             }
@@ -260,7 +271,7 @@ impl View {
 /// What only the driver does.
 impl View {
     pub(crate) fn hash(&self, credential: &str) -> Hash {
-        self.hash_keys.hash(credential)
+        self.hash_keys.seek(credential).hash()
     }
 
     pub(crate) fn set_open(&self, open: bool) {
@@ -286,18 +297,18 @@ impl View {
             || self
                 .denials
                 .pin()
-                .get(&hash)
+                .get(&hash.bits())
                 .is_some_and(|denial| denial.index >= known)
     }
 
     pub(crate) fn admit(&self, hash: Hash, purse: Purse) {
         self.principals.pin().insert(hash, purse);
-        self.denials.pin().remove(&hash);
+        self.denials.pin().remove(&hash.bits());
     }
 
     pub(crate) fn deny(&self, hash: Hash, denial: Denial) {
         // The denial first: in between the credential is either still known or already denied.
-        self.denials.pin().insert(hash, denial);
+        self.denials.pin().insert(hash.bits(), denial);
         self.principals.pin().remove(&hash);
     }
 
@@ -306,7 +317,7 @@ impl View {
     }
 
     pub(crate) fn forget_denial(&self, hash: Hash) {
-        self.denials.pin().remove(&hash);
+        self.denials.pin().remove(&hash.bits());
     }
 
     pub(crate) fn principals(&self) -> usize {

@@ -218,10 +218,15 @@ fn grown(who: &Who, meters: &mut [Metered], add: &mut impl FnMut(&UsageLine)) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::credential::HashKeys;
     use crate::decision::Reason;
     use crate::principal::Parts;
     use crate::principal::tests::who;
     use tollgate_core::ids::Slot;
+
+    fn hash(number: usize) -> Hash {
+        HashKeys((1, 2)).seek(&number.to_string()).hash()
+    }
 
     fn put(known: &mut Known, hash: Hash, meter: &str) -> Vec<MeterCell> {
         let who = who("k1", &[("live/acme/-/key=k1/calls/open", meter)]);
@@ -247,13 +252,13 @@ mod tests {
     #[test]
     fn use_is_collected_once_also_from_what_left_the_view() {
         let (mut known, counts) = (Known::default(), Counts::new());
-        let meters = put(&mut known, 1, "requests");
+        let meters = put(&mut known, hash(1), "requests");
         meters[0].usage.add(3);
         assert_eq!(collected(&mut known, &counts), [("requests".to_owned(), 3)]);
         assert_eq!(collected(&mut known, &counts), []);
         let running = counts.enter();
         meters[0].usage.add(2);
-        known.remove(1);
+        known.remove(hash(1));
         assert_eq!(collected(&mut known, &counts), [("requests".to_owned(), 2)]);
         meters[0].usage.add(4);
         running.leave(Reason::Ok);
@@ -264,12 +269,12 @@ mod tests {
     #[test]
     fn a_meter_goes_on_across_a_change_and_one_that_ends_is_read_to_its_end() {
         let (mut known, counts) = (Known::default(), Counts::new());
-        let before = put(&mut known, 1, "requests");
+        let before = put(&mut known, hash(1), "requests");
         before[0].usage.add(1);
         assert_eq!(collected(&mut known, &counts).len(), 1);
-        assert_eq!(put(&mut known, 1, "requests")[0].usage.admitted(), 1);
+        assert_eq!(put(&mut known, hash(1), "requests")[0].usage.admitted(), 1);
         assert_eq!(collected(&mut known, &counts), []);
-        put(&mut known, 1, "bytes");
+        put(&mut known, hash(1), "bytes");
         before[0].usage.add(5);
         assert_eq!(collected(&mut known, &counts), [("requests".to_owned(), 5)]);
     }
@@ -277,24 +282,24 @@ mod tests {
     #[test]
     fn the_one_whose_turn_it_is_gives_way_and_mass_removal_looks_at_no_other() {
         let mut known = Known::default();
-        for hash in 1..=100_000 {
-            put(&mut known, hash, "requests");
+        for number in 1..=100_000 {
+            put(&mut known, hash(number), "requests");
         }
         // Not measured, but felt: a look at every other for each removal takes minutes here.
-        for hash in (1..=100_000).rev().filter(|hash| hash % 4 != 0) {
-            known.remove(hash);
+        for number in (1..=100_000).rev().filter(|number| number % 4 != 0) {
+            known.remove(hash(number));
         }
         assert_eq!((known.len(), known.turns.len()), (25_000, 25_000));
         // All were used just now: the last one that was looked at goes.
         let busy = Mono(IDLE_MS - 1);
-        assert_eq!(known.give_way(busy), Some(4 * LOOKS_MAX as u128));
-        known.remove(4 * LOOKS_MAX as u128);
+        assert_eq!(known.give_way(busy), Some(hash(4 * LOOKS_MAX)));
+        known.remove(hash(4 * LOOKS_MAX));
         assert_eq!(
             known.give_way(Mono(IDLE_MS)),
-            Some(4 * (LOOKS_MAX as u128 + 1))
+            Some(hash(4 * (LOOKS_MAX + 1)))
         );
-        known.remove(4 * (LOOKS_MAX as u128 + 1));
-        put(&mut known, 4, "bytes");
+        known.remove(hash(4 * (LOOKS_MAX + 1)));
+        put(&mut known, hash(4), "bytes");
         assert_eq!((known.len(), known.turns.len()), (24_998, 24_998));
     }
 }
