@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod agreement;
+pub mod batch;
 pub mod clock;
 pub mod config;
 pub mod confirm;

@@ -6,9 +6,10 @@
 //! it for well under a millisecond, whatever the ledger's size, and never across an await. A panic in `apply` ends the
 //! process. Next: [`crate::storage::Machine`].
 
+use crate::batch::{Batch, UnpackError};
 use crate::fatal;
 use crate::storage::{Change, Machine, Records, RestoreError, SharedMachine};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use std::collections::VecDeque;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,7 +19,6 @@ use tollgate_core::command::{Command, Reply};
 use tollgate_core::ids::Incarnation;
 use tollgate_core::ledger::records::{self, Record, RecordKey};
 use tollgate_core::ledger::{Alarm, Ledger};
-use tollgate_core::time::LedgerTime;
 use tollgate_wire::codec;
 
 /// Most bytes of one encoded command, so that it fits a log entry of 64 KiB.
@@ -31,18 +31,7 @@ pub const DIGESTS_MAX: usize = 4096;
 pub const AUDIT_RECENT_MAX: usize = 4096;
 
 const COMMAND_BUDGET: usize = codec::budget(COMMAND_BYTES_MAX);
-const BATCH_BUDGET: usize = codec::budget(128 * 1024);
 const RECORD_BUDGET: usize = codec::budget(128 * 1024);
-
-/// One log entry as it stands in the log: commands as bytes, so that one unreadable command harms no other.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Batch<'a> {
-    /// The proposing leader's guarded clock.
-    pub time: LedgerTime,
-    /// The encoded commands, in order.
-    #[serde(borrow)]
-    pub commands: Vec<&'a serde_bytes::Bytes>,
-}
 
 /// How often each alarm was raised since the start; a restart replays and counts again.
 #[derive(Debug, Default)]
@@ -100,6 +89,8 @@ pub struct LedgerMachine {
     audit: Vec<(u64, Vec<u8>)>,
     audit_recent: VecDeque<AuditEntry>,
     digests: VecDeque<(u64, u128)>,
+    /// Where batches are unpacked to, again and again.
+    room: Vec<u8>,
 }
 
 impl LedgerMachine {
@@ -110,6 +101,7 @@ impl LedgerMachine {
             audit: Vec::new(),
             audit_recent: VecDeque::new(),
             digests: VecDeque::new(),
+            room: Vec::new(),
         }
     }
 
@@ -152,18 +144,22 @@ impl LedgerMachine {
     }
 
     fn apply_batch(&mut self, index: u64, batch: &[u8], mut answer: impl FnMut(Reply)) {
-        match codec::decode::<Batch, BATCH_BUDGET>(batch) {
+        let mut room = std::mem::take(&mut self.room);
+        match Batch::unpack(batch, &mut room) {
             Ok(batch) => {
                 self.ledger.begin(index, batch.time);
                 for bytes in batch.commands {
                     answer(self.take_in(bytes));
                 }
             }
+            // A newer leader's: nodes that can read it go on from here, and this one would be another state.
+            Err(error @ UnpackError::Form { .. }) => panic!("it {error}"),
             Err(error) => {
                 // No proposer of ours writes such an entry; every replica answers it alike, with nothing.
                 tracing::error!(index, %error, "a log entry is no batch of commands");
             }
         }
+        self.room = room;
         self.after_apply(index);
     }
 
@@ -328,13 +324,15 @@ mod tests {
     use serde_bytes::Bytes;
     use tollgate_core::command::{OpenNode, OpenNodeReply};
     use tollgate_core::ids::{Boot, NodeId, Nonce};
+    use tollgate_core::time::LedgerTime;
 
     fn batch(commands: &[Vec<u8>]) -> Vec<u8> {
         let commands = commands.iter().map(|bytes| Bytes::new(bytes)).collect();
-        encode(&Batch {
+        let batch = Batch {
             time: LedgerTime(7),
             commands,
-        })
+        };
+        batch.pack().unwrap()
     }
 
     fn open_node(nonce: u64) -> Vec<u8> {
@@ -347,7 +345,7 @@ mod tests {
     fn replies(encoded: &[Vec<u8>]) -> Vec<Reply> {
         encoded
             .iter()
-            .map(|bytes| codec::decode::<_, BATCH_BUDGET>(bytes).unwrap())
+            .map(|bytes| codec::decode::<_, RECORD_BUDGET>(bytes).unwrap())
             .collect()
     }
 
@@ -361,11 +359,19 @@ mod tests {
         assert_eq!(*first, Reply::OpenNode(OpenNodeReply::Boot(Boot(1))));
         assert_eq!(*second, Reply::OpenNode(OpenNodeReply::Boot(Boot(2))));
         assert_eq!((machine.index(), machine.time()), (3, LedgerTime(7)));
-        assert!(replies(&machine.apply(4, b"\xff garbage")).is_empty());
+        assert!(replies(&machine.apply(4, b"\x01 garbage")).is_empty());
         assert_eq!(
             machine.digest_at(3).is_some(),
             machine.digest_at(4).is_some()
         );
+    }
+
+    /// `apply` itself ends the process.
+    #[test]
+    #[should_panic(expected = "it has form 255: expected 0 or 1; a newer version wrote it")]
+    fn a_batch_of_a_form_that_is_not_known_stops_the_node() {
+        let mut machine = LedgerMachine::new(Incarnation(1));
+        machine.apply_batch(3, b"\xff from the future", |_| ());
     }
 
     #[test]

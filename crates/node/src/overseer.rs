@@ -312,8 +312,8 @@ impl Overseer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::batch::Batch;
     use crate::consensus::{ConfirmError, Confirmed, ProposeError};
-    use crate::machine::Batch;
     use futures::future::BoxFuture;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use tokio::sync::watch;
@@ -376,7 +376,7 @@ mod tests {
             time: LedgerTime(1),
             commands: vec![open.as_slice().into()],
         };
-        let batch = codec::encode(&batch).unwrap();
+        let batch = batch.pack().unwrap();
         ledger.machine().write().unwrap().apply(1, &batch);
         let fatal = Fatal::default();
         let overseer = Arc::new(Overseer::new(NodeId(1), ledger, fatal.clone()));

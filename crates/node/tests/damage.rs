@@ -11,7 +11,8 @@ use std::sync::Once;
 use openraft::storage::{RaftLogReader, RaftLogStorage, RaftSnapshotBuilder, RaftStateMachine};
 use tollgate_core::ids::Incarnation;
 use tollgate_core::ledger::records::{CLUSTER_VERSION, Record, RecordKey};
-use tollgate_node::machine::{Batch, SharedLedger};
+use tollgate_node::batch::Batch;
+use tollgate_node::machine::SharedLedger;
 use tollgate_node::raft::types::Vote;
 use tollgate_node::storage::{REBUILD, Store, StoreConfig, StoreError};
 use tollgate_wire::codec;
@@ -100,7 +101,7 @@ async fn every_kind_of_record_is_named_when_damaged() {
             let words = refusal(dir.path());
             assert!(words.contains(name), "{name:?} is not in {words:?}");
             let way_out = if at == 0 {
-                "run the newer build"
+                "run the build that wrote it"
             } else {
                 REBUILD
             };
@@ -125,7 +126,7 @@ async fn state_of_a_later_cluster_version_asks_for_the_newer_build() {
     let store = open_ledger(dir.path()).unwrap();
     let (mut log, mut state) = store.halves();
     let entries = || {
-        let bytes = codec::encode(&Batch::default()).unwrap();
+        let bytes = Batch::default().pack().unwrap();
         let payload = openraft::EntryPayload::Normal(bytes.into());
         vec![tollgate_node::raft::types::Entry {
             log_id: log_id(1, 0),
@@ -162,7 +163,7 @@ async fn state_of_a_later_cluster_version_asks_for_the_newer_build() {
     };
     let (found, known) = (CLUSTER_VERSION + 1, CLUSTER_VERSION);
     let expected =
-        format!("has format {found}, this build reads up to {known}; run the newer build");
+        format!("has format {found}, this build reads {known}; run the build that wrote it");
     assert!(words.contains(&expected), "{words}");
     assert!(!words.contains(REBUILD), "nothing is damaged: {words}");
 }
@@ -272,6 +273,23 @@ async fn a_missing_or_damaged_file_is_named() {
             toy::open(dir.path(), 1).unwrap();
         }
     }
+}
+
+#[tokio::test]
+async fn a_folder_of_another_format_is_refused_and_named() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path()).await;
+    let path = dir.path().join("identity");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let (body, _) = text.split_once("checksum = ").unwrap();
+    let body = body.replacen("format 2", "format 1", 1);
+    let checksum = crc32fast::hash(body.as_bytes());
+    std::fs::write(&path, format!("{body}checksum = {checksum:08x}\n")).unwrap();
+    let words = refusal(dir.path());
+    assert!(
+        words.ends_with("has format 1, this build reads 2; run the build that wrote it"),
+        "{words}"
+    );
 }
 
 #[tokio::test]

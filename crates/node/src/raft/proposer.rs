@@ -17,13 +17,13 @@ use openraft::errors::{ClientWriteError, Fatal};
 use serde_bytes::{ByteBuf, Bytes};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
-use tollgate_wire::codec;
 use tollgate_wire::frame::Class;
 
 use super::message::{self, Answer, Call, Fate};
 use super::node::Hooks;
 use super::transport::{CallError, Peer, Transport};
 use super::types::{Batch, Raft, Replies};
+use crate::batch::{self, BATCH_BYTES_MAX};
 use crate::machine;
 use crate::storage::RECORD_BYTES_MAX;
 
@@ -202,8 +202,10 @@ pub(crate) struct Incoming(mpsc::Receiver<Job>);
 /// Bytes of an encoded length, at most.
 const LENGTH_BYTES_MAX: usize = 9;
 
-/// Bytes of an entry beside its commands: ledger time and their number.
-const ENTRY_OVERHEAD: usize = 2 * LENGTH_BYTES_MAX;
+/// Bytes of an entry beside its commands: how it is packed, ledger time and their number.
+const ENTRY_OVERHEAD: usize = batch::HEAD_BYTES + 2 * LENGTH_BYTES_MAX;
+
+const _: () = assert!(ENTRY_BYTES_MAX <= BATCH_BYTES_MAX);
 
 /// Bytes of the largest command: alone in an entry, it fits.
 const COMMAND_BYTES_MAX: usize = ENTRY_BYTES_MAX - ENTRY_OVERHEAD - LENGTH_BYTES_MAX;
@@ -305,7 +307,7 @@ impl Proposer {
                 break;
             }
             let commands = jobs.iter().map(|job| Bytes::new(&job.command)).collect();
-            match codec::encode(&machine::Batch { time, commands }) {
+            match (batch::Batch { time, commands }).pack() {
                 Ok(bytes) => {
                     entries.push(Batch::from(bytes));
                     rounds.push_back(jobs);

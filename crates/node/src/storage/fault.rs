@@ -79,14 +79,14 @@ pub enum StoreError {
         /// The data folder.
         path: PathBuf,
     },
-    /// Written by a version that this one does not know.
-    #[error("{what} has format {found}, this build reads up to {expected}; run the newer build")]
+    /// Written by a build whose format this one does not read.
+    #[error("{what} has format {found}, this build reads {expected}; run the build that wrote it")]
     Format {
         /// The record or file, by name.
         what: String,
         /// The version found.
         found: u32,
-        /// The newest version known.
+        /// The version read.
         expected: u32,
     },
     /// A record is larger than the store takes.

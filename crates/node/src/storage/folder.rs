@@ -10,8 +10,11 @@ use std::path::{Path, PathBuf};
 
 use super::fault::{self, At, StoreError};
 
-/// First line of an identity file.
-const IDENTITY_TITLE: &str = "tollgate data folder, format 1";
+/// First line of an identity file, before the number of the format.
+const IDENTITY_TITLE: &str = "tollgate data folder, format ";
+
+/// How all of the folder is written. 1 had log entries that were not packed; it was never released.
+const FORMAT: u32 = 2;
 
 /// Chunk in which the ballast is written.
 const BALLAST_CHUNK: usize = 1 << 20;
@@ -129,7 +132,7 @@ pub(crate) fn lock(paths: &Paths) -> Result<File, StoreError> {
 
 fn identity_text(identity: &Identity, starts: u64) -> String {
     let body = format!(
-        "{IDENTITY_TITLE}\ncluster = {}\nincarnation = {}\nnode = {}\nstarts = {starts}\n",
+        "{IDENTITY_TITLE}{FORMAT}\ncluster = {}\nincarnation = {}\nnode = {}\nstarts = {starts}\n",
         identity.cluster, identity.incarnation, identity.node
     );
     format!(
@@ -138,14 +141,16 @@ fn identity_text(identity: &Identity, starts: u64) -> String {
     )
 }
 
-fn parse_identity(text: &str) -> Option<(Identity, u64)> {
+/// The format, and what it holds if that is [`FORMAT`].
+fn parse_identity(text: &str) -> Option<(u32, Option<(Identity, u64)>)> {
     let (body, checksum) = text.trim_end().rsplit_once("checksum = ")?;
     if format!("{:08x}", crc32fast::hash(body.as_bytes())) != checksum {
         return None;
     }
     let mut lines = body.lines();
-    if lines.next() != Some(IDENTITY_TITLE) {
-        return None;
+    let format = lines.next()?.strip_prefix(IDENTITY_TITLE)?.parse().ok()?;
+    if format != FORMAT {
+        return Some((format, None));
     }
     let mut field = |name: &str| -> Option<String> {
         Some(
@@ -160,14 +165,12 @@ fn parse_identity(text: &str) -> Option<(Identity, u64)> {
     let incarnation = field("incarnation")?.parse().ok()?;
     let node = field("node")?.parse().ok()?;
     let starts = field("starts")?.parse().ok()?;
-    Some((
-        Identity {
-            cluster,
-            incarnation,
-            node,
-        },
-        starts,
-    ))
+    let identity = Identity {
+        cluster,
+        incarnation,
+        node,
+    };
+    Some((format, Some((identity, starts))))
 }
 
 /// Reads whose the folder is and how often it was started; none when the file is absent.
@@ -185,7 +188,12 @@ pub(crate) fn read_identity(paths: &Paths) -> Result<Option<(Identity, u64)>, St
         }
     };
     match std::str::from_utf8(&bytes).ok().and_then(parse_identity) {
-        Some(found) => Ok(Some(found)),
+        Some((_, Some(found))) => Ok(Some(found)),
+        Some((found, None)) => Err(StoreError::Format {
+            what: format!("the data folder {}", paths.root.display()),
+            found,
+            expected: FORMAT,
+        }),
         None => Err(StoreError::damaged(
             format!("the identity file {}", paths.identity.display()),
             format!("{} bytes that do not add up to their checksum", bytes.len()),

@@ -18,7 +18,6 @@ use tollgate_node::storage::{
     Change, Identity, LogStore, Machine, Records, RestoreError, StateStore, Store, StoreConfig,
     StoreError,
 };
-use tollgate_wire::codec;
 
 /// Every so many batches leave an audit entry.
 pub const AUDIT_EVERY: u64 = 5;
@@ -192,8 +191,8 @@ pub struct Replicated(pub Toy);
 
 impl Machine for Replicated {
     fn apply(&mut self, index: u64, batch: &[u8]) -> Vec<Vec<u8>> {
-        let batch: tollgate_node::machine::Batch<'_> =
-            codec::decode::<_, { codec::budget(1 << 20) }>(batch).unwrap();
+        let mut room = Vec::new();
+        let batch = tollgate_node::batch::Batch::unpack(batch, &mut room).unwrap();
         let commands = batch.commands.into_iter();
         commands
             .flat_map(|command| {
