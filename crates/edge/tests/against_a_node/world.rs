@@ -17,14 +17,14 @@ use tollgate_core::command::{
     Reply,
 };
 use tollgate_core::credential;
-use tollgate_core::ids::{Boot, Incarnation, NodeId, Nonce, Revision, Slot, Units};
+use tollgate_core::ids::{Boot, Incarnation, NodeId, Nonce, Revision, SessionId, Slot, Units};
 use tollgate_core::issuer::{Issuer, Output, ResolveLease};
 use tollgate_core::ledger::Ledger;
 use tollgate_core::message::{
     EdgeMessage, Hello, NodeMessage, Resolve, ResolveAnswer, ResolveOutcome, Sender, SessionAnswer,
 };
 use tollgate_core::time::{LedgerTime, Mono};
-use tollgate_edge::{Edge, EdgeConfig, NodeConfig, TlsConfig};
+use tollgate_edge::{CheckRequest, Edge, EdgeConfig, NodeConfig, Reason, SessionState, TlsConfig};
 use tollgate_wire::certs::{Authority, Validity};
 use tollgate_wire::codec;
 use tollgate_wire::frame::{Class, FrameWriter};
@@ -258,6 +258,22 @@ pub(crate) async fn ready(config: EdgeConfig) -> Edge {
     edge
 }
 
+/// Checks so often, each of them allowed.
+pub(crate) async fn allow(edge: &Edge, credential: &str, checks: usize) {
+    for _ in 0..checks {
+        let decision = edge.check_or_wait(&CheckRequest::new(credential)).await;
+        assert_eq!(decision.reason(), Reason::Ok, "{:?}", edge.status());
+    }
+}
+
+/// The session an edge has open, and its boot.
+pub(crate) fn open_session(edge: &Edge) -> (SessionId, Boot) {
+    match edge.status().session {
+        SessionState::Open { session, boot } => (session, boot),
+        other => panic!("{other:?}"),
+    }
+}
+
 /// Waits until the edge is as `is` wants it.
 pub(crate) async fn until(what: &str, mut is: impl FnMut() -> bool) {
     let ended = tokio::time::timeout(DEADLINE, async {
@@ -369,8 +385,22 @@ impl State {
         }
     }
 
+    /// A session as an edge of this name opens it, without the edge.
+    pub(crate) fn open_session(&mut self, edge: &str, nonce: Nonce) -> (SessionId, Boot) {
+        let open = OpenSession {
+            session: None,
+            nonce,
+            identity: name(edge),
+            incarnation: self.ledger.incarnation(),
+        };
+        match self.apply(Command::OpenSession(open)) {
+            Reply::OpenSession(OpenSessionReply::Opened { session, boot, .. }) => (session, boot),
+            other => panic!("{other:?}"),
+        }
+    }
+
     /// Another process goes on with the session, as a copy of its journal would.
-    pub(crate) fn fence(&mut self, session: tollgate_core::ids::SessionId) {
+    pub(crate) fn fence(&mut self, session: SessionId) {
         let known = self.ledger.session(session).unwrap();
         let (identity, nonce) = (known.identity.clone(), known.nonce);
         let incarnation = self.ledger.incarnation();
