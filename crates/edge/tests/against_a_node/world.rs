@@ -14,10 +14,10 @@ use tollgate_core::admin::{AdminCommand, AdminReply, Change, Item};
 use tollgate_core::catalog::{Limit, Overage, PepperId, Refusal, SecretMac};
 use tollgate_core::command::{
     Assign, CloseSession, Command, Entry, OpenNode, OpenNodeReply, OpenSession, OpenSessionReply,
-    Reply,
+    Reply, ReportReply,
 };
 use tollgate_core::credential;
-use tollgate_core::ids::{Boot, Incarnation, NodeId, Nonce, Revision, SessionId, Slot, Units};
+use tollgate_core::ids::{Boot, Incarnation, NodeId, Nonce, Revision, Seq, SessionId, Slot, Units};
 use tollgate_core::issuer::{Issuer, Output, ResolveLease};
 use tollgate_core::ledger::Ledger;
 use tollgate_core::message::{
@@ -71,6 +71,10 @@ pub(crate) struct State {
     /// Connections of edges so far.
     pub(crate) contacts: u64,
     pub(crate) asked: Asked,
+    /// Every report that came, in order.
+    pub(crate) reports: Vec<(SessionId, Boot, Seq)>,
+    /// Whose keepalives came, in order, each once in a row.
+    pub(crate) kept_alive: Vec<Boot>,
     /// Proposals wait until this is false.
     pub(crate) hold_positions: bool,
     held: VecDeque<(NodeId, Command)>,
@@ -122,6 +126,8 @@ impl World {
             nodes: BTreeMap::new(),
             contacts: 0,
             asked: Asked::default(),
+            reports: Vec::new(),
+            kept_alive: Vec::new(),
             hold_positions: false,
             held: VecDeque::new(),
             lose_report_answers: false,
@@ -385,6 +391,21 @@ impl State {
         }
     }
 
+    /// The session ends, and not by its edge.
+    pub(crate) fn end(&mut self, session: SessionId) {
+        let known = self.ledger.session(session).unwrap();
+        let close = CloseSession {
+            session,
+            boot: known.boot,
+            last_seq: known.last_seq,
+        };
+        let reply = self.apply(Command::CloseSession(close));
+        assert!(
+            matches!(reply, Reply::CloseSession(ReportReply::Settled { .. })),
+            "{reply:?}"
+        );
+    }
+
     /// A session as an edge of this name opens it, without the edge.
     pub(crate) fn open_session(&mut self, edge: &str, nonce: Nonce) -> (SessionId, Boot) {
         let open = OpenSession {
@@ -575,14 +596,21 @@ impl State {
                 }
                 Some(NodeMessage::Session(reply))
             }
-            EdgeMessage::Keepalive { sent_mark, .. } => Some(NodeMessage::Keepalive {
-                sent_mark,
-                contact,
-                confirmed_age_ms: Some(1),
-                time: self.ledger.time(),
-                revision: self.ledger.catalog().revision(),
-                routes_index: self.ledger.routes_index(),
-            }),
+            EdgeMessage::Keepalive {
+                boot, sent_mark, ..
+            } => {
+                if self.kept_alive.last() != Some(&boot) {
+                    self.kept_alive.push(boot);
+                }
+                Some(NodeMessage::Keepalive {
+                    sent_mark,
+                    contact,
+                    confirmed_age_ms: Some(1),
+                    time: self.ledger.time(),
+                    revision: self.ledger.catalog().revision(),
+                    routes_index: self.ledger.routes_index(),
+                })
+            }
             EdgeMessage::Changes { since } => Some(NodeMessage::Changes {
                 revision: self.ledger.catalog().revision(),
                 customers: self.ledger.catalog().customers_changed_since(since),
@@ -609,6 +637,7 @@ impl State {
             EdgeMessage::Report(report) => {
                 self.asked.reports += 1;
                 let (session, boot) = (report.session, report.boot);
+                self.reports.push((session, boot, report.seq));
                 let Reply::Report(reply) = self.apply(Command::Report(report)) else {
                     panic!("no report")
                 };
