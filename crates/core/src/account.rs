@@ -86,33 +86,66 @@ impl<'de, T: FromStr<Err: fmt::Display>> Visitor<'de> for Text<T> {
     }
 }
 
-impl Serialize for Name {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.0)
-    }
+/// A type whose values are texts that a function has checked. One allocation, cheap to clone; read and written
+/// everywhere as the text.
+macro_rules! checked_text {
+    ($(#[$attribute:meta])* $name:ident, $check:ident, $error:ident) => {
+        $(#[$attribute])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// The text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = $error;
+            fn from_str(text: &str) -> Result<Self, $error> {
+                $check(text)?;
+                Ok(Self(Arc::from(text)))
+            }
+        }
+
+        impl std::borrow::Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{:?}", &*self.0)
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&self.0)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                deserializer.deserialize_str(Text(PhantomData))
+            }
+        }
+    };
 }
 
-impl<'de> Deserialize<'de> for Name {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_str(Text(PhantomData))
-    }
+checked_text! {
+    /// A checked name: id of a customer, license, plan, key, limit or meter.
+    Name, check_name, NameError
 }
-
-impl Serialize for AccountId {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.0)
-    }
-}
-
-impl<'de> Deserialize<'de> for AccountId {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_str(Text(PhantomData))
-    }
-}
-
-/// A checked name: id of a customer, license, plan, key, limit or meter. Cheap to clone.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Name(Arc<str>);
 
 impl Name {
     /// Takes a text as a name.
@@ -120,44 +153,12 @@ impl Name {
     /// # Errors
     /// [`NameError`] when it breaks the rules of [`check_name`].
     pub fn new(text: &str) -> Result<Self, NameError> {
-        check_name(text)?;
-        Ok(Self(Arc::from(text)))
-    }
-
-    /// The text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
+        text.parse()
     }
 
     /// A name that no other sorts before: the lower end of ranges.
     pub(crate) fn least() -> Self {
         Self(Arc::from("+"))
-    }
-}
-
-impl FromStr for Name {
-    type Err = NameError;
-    fn from_str(text: &str) -> Result<Self, NameError> {
-        Self::new(text)
-    }
-}
-
-impl fmt::Display for Name {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Debug for Name {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", &*self.0)
-    }
-}
-
-impl std::borrow::Borrow<str> for Name {
-    fn borrow(&self) -> &str {
-        &self.0
     }
 }
 
@@ -257,9 +258,10 @@ pub struct AccountError {
     why: String,
 }
 
-/// The name of a quota account; see the module's text.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct AccountId(Arc<str>);
+checked_text! {
+    /// The name of a quota account; see the module's text.
+    AccountId, check_account, AccountError
+}
 
 impl AccountId {
     /// Puts a name together from its parts.
@@ -289,14 +291,7 @@ impl AccountId {
     /// # Errors
     /// [`AccountError`] says which part is wrong.
     pub fn parse(text: &str) -> Result<Self, AccountError> {
-        check(text)?;
-        Ok(Self(Arc::from(text)))
-    }
-
-    /// The canonical text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
+        text.parse()
     }
 
     /// The parts of the name.
@@ -328,7 +323,7 @@ fn cut(text: &str) -> String {
 }
 
 /// Whether a text is an account's name.
-fn check(text: &str) -> Result<(), AccountError> {
+fn check_account(text: &str) -> Result<(), AccountError> {
     let checked = || {
         if text.len() > ACCOUNT_BYTES_MAX {
             return Err(format!("{} bytes, at most {ACCOUNT_BYTES_MAX}", text.len()));
@@ -400,31 +395,6 @@ fn split(text: &str) -> Result<AccountParts<'_>, String> {
         limit,
         window,
     })
-}
-
-impl FromStr for AccountId {
-    type Err = AccountError;
-    fn from_str(text: &str) -> Result<Self, AccountError> {
-        Self::parse(text)
-    }
-}
-
-impl std::borrow::Borrow<str> for AccountId {
-    fn borrow(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for AccountId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Debug for AccountId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", &*self.0)
-    }
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use super::world::{Event, World};
 use std::collections::BTreeMap;
 use tollgate_core::account::AccountId;
 use tollgate_core::command::{OpenSession, OpenSessionReply};
-use tollgate_core::ids::{Boot, Incarnation, LeaseNo, Nonce, Revision, Seq, SessionId};
+use tollgate_core::ids::{Boot, Incarnation, LeaseNo, Nonce, Revision, Seq, SessionId, Units};
 use tollgate_core::lessee::{Cell as _, Lessee, Output, Resolved};
 use tollgate_core::reporter::Reporter;
 use tollgate_core::time::Mono;
@@ -68,6 +68,8 @@ pub(super) struct Edge {
     pub(super) session: Option<SessionId>,
     opening: Option<(OpenSession, u64, usize)>,
     pub(super) lessee: Option<Lessee<SimCell>>,
+    /// What its leases said of each account that it handed in.
+    pub(super) surrendered: BTreeMap<AccountId, (LeaseNo, Units)>,
     pub(super) reporter: Option<Reporter>,
     pub(super) links: Vec<Link>,
     pub(super) known: BTreeMap<usize, Vec<Open>>,
@@ -102,6 +104,7 @@ impl Edge {
             session: None,
             opening: None,
             lessee: None,
+            surrendered: BTreeMap::new(),
             reporter: None,
             links: vec![Link::default(); nodes],
             known: BTreeMap::new(),
@@ -301,6 +304,7 @@ impl World {
             match output {
                 Output::Lease { to, lease } => {
                     if edge.links[node(to)].boot.is_some() {
+                        self.surrenders(number, node(to), &lease);
                         self.send(
                             Actor::Edge(number),
                             Actor::Node(node(to)),

@@ -94,6 +94,7 @@ impl World {
         self.story
             .tell(self.now, || "* everything heals".to_owned());
         self.busy = false;
+        self.loses_surrender = false;
         self.network.heal();
         for node in 0..self.nodes.len() {
             self.nodes[node].lags_until = 0;

@@ -6,7 +6,8 @@ use super::scenario::Fault;
 use super::wire::Asker;
 use super::world::{Event, World};
 use tollgate_core::command::{Assign, Command, OpenSession};
-use tollgate_core::ids::Incarnation;
+use tollgate_core::ids::{Incarnation, Slot};
+use tollgate_core::message::Lease;
 
 /// The end of a fault.
 #[derive(Clone, Debug)]
@@ -76,7 +77,10 @@ impl World {
                     self.crash_and_restart(edge);
                 }
             }
-            Fault::ForceTakeover => self.force_takeover(),
+            Fault::ForceTakeover => {
+                let slot = self.any_slot();
+                self.force_takeover(slot);
+            }
             Fault::ChangeLeader => {
                 let leader = self.raft.leader;
                 self.elect(leader);
@@ -98,6 +102,7 @@ impl World {
                 }
             }
             Fault::FenceEdge => self.fence_edge(edge),
+            Fault::LoseSurrender => self.loses_surrender = true,
             Fault::Silence => {
                 if self.silent_until == 0 {
                     self.silent_until = self.now + SILENCE_MS;
@@ -147,10 +152,37 @@ impl World {
         }
     }
 
-    /// A slot moves although its owner lives; sometimes as a leader would ask that knows an old table.
-    fn force_takeover(&mut self) {
+    /// A lease leaves an edge. The first that hands units in after [`Fault::LoseSurrender`] still arrives; the answer
+    /// does not, and meanwhile the slot is given away, of which the issuer hears late.
+    pub(super) fn surrenders(&mut self, edge: usize, node: usize, lease: &Lease) {
+        let told = &mut self.edges[edge].surrendered;
+        let mut surrendering = None;
+        for part in &lease.slots {
+            for line in &part.lines {
+                let total = (line.lease_no, line.surrendered_total);
+                let before = told.insert(line.account.clone(), total);
+                let before = before.filter(|(lease_no, _)| *lease_no == line.lease_no);
+                if line.surrendered_total > before.map_or(0, |(_, units)| units) {
+                    surrendering = Some(part.slot);
+                }
+            }
+        }
+        if let Some(slot) = surrendering
+            && std::mem::take(&mut self.loses_surrender)
+        {
+            self.cut(vec![(Actor::Node(node), Actor::Edge(edge))]);
+            self.nodes[node].lags_until = self.now + self.random.faults.between(300, 4000);
+            self.force_takeover(slot);
+        }
+    }
+
+    fn any_slot(&mut self) -> Slot {
         let slots: Vec<_> = self.slots.iter().copied().collect();
-        let slot = self.random.faults.pick(&slots);
+        self.random.faults.pick(&slots)
+    }
+
+    /// A slot moves although its owner lives; sometimes as a leader would ask that knows an old table.
+    fn force_takeover(&mut self, slot: Slot) {
         let to = self.random.faults.index(self.nodes.len());
         let from = self.random.faults.index(self.nodes.len());
         let (now_boot, former, id) = (

@@ -42,9 +42,11 @@ pub(super) enum Fault {
     FenceEdge,
     /// Nobody checks anything for longer than an account takes to be idle.
     Silence,
+    /// An issuer takes units in, its answer is lost, and the slot moves.
+    LoseSurrender,
 }
 
-const FAULTS: [Fault; 15] = [
+const FAULTS: [Fault; 16] = [
     Fault::IsolateNode,
     Fault::IsolateLeader,
     Fault::SplitNodes,
@@ -60,6 +62,7 @@ const FAULTS: [Fault; 15] = [
     Fault::LeaveEdge,
     Fault::FenceEdge,
     Fault::Silence,
+    Fault::LoseSurrender,
 ];
 
 /// What the edges keep on disk.

@@ -125,6 +125,8 @@ pub(super) struct World {
     /// Checks and faults go on.
     pub(super) busy: bool,
     pub(super) silent_until: u64,
+    /// The next surrender is not answered, see [`super::scenario::Fault::LoseSurrender`].
+    pub(super) loses_surrender: bool,
     pub(super) end_at: u64,
     pub(super) probe: Option<Probe>,
     pub(super) done: bool,
@@ -181,6 +183,7 @@ impl World {
             next_change: 0,
             busy: true,
             silent_until: 0,
+            loses_surrender: false,
             end_at: scenario.run_ms,
             probe: None,
             done: false,

@@ -368,6 +368,8 @@ impl Driver {
             self.keep_use(now);
         }
         self.pump_closing(now);
+        // Also before there is a reporter: no session is opened before its start number is on disk.
+        self.reports.writer.start();
     }
 
     fn handle_output(&mut self, output: Output) {

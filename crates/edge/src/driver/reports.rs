@@ -237,7 +237,6 @@ impl Driver {
         if let Some(collected_at) = collected_at {
             self.reports.writing = Some((ticket, collected_at));
         }
-        self.reports.writer.start();
         let interval_ms = ms(self.config.journal_interval);
         self.reports.look_at_checkpoint(now, interval_ms);
     }
@@ -252,7 +251,6 @@ impl Driver {
                  reported by the next start"
             )),
         }
-        self.reports.writer.start();
     }
 
     pub(super) fn handle_report_answer(&mut self, answer: &SessionAnswer) {

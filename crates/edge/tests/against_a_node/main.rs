@@ -7,5 +7,6 @@
 
 mod bounds;
 mod leases;
+mod lost_sessions;
 mod sessions;
 mod world;

@@ -1,17 +1,10 @@
 //! Sessions, reports, the journal, cuts, and the end.
 
-use crate::world::{DEADLINE, World, limit, ready, until};
+use crate::world::{DEADLINE, World, allow, limit, open_session, ready, until};
 use std::time::Duration;
 use tollgate_core::account::Per;
 use tollgate_core::ids::NodeId;
 use tollgate_edge::{CheckRequest, Edge, Reason, SessionState};
-
-async fn allow(edge: &Edge, credential: &str, checks: usize) {
-    for _ in 0..checks {
-        let decision = edge.check_or_wait(&CheckRequest::new(credential)).await;
-        assert_eq!(decision.reason(), Reason::Ok, "{:?}", edge.status());
-    }
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn use_is_settled_once_though_answers_are_lost_and_connections_cut() {
@@ -70,9 +63,7 @@ async fn a_restart_with_a_journal_goes_on_with_the_session_and_bills_what_it_had
     let mut config = world.config("e");
     config.journal = Some(world.journal());
     let first = ready(config.clone()).await;
-    let SessionState::Open { session, boot } = first.status().session else {
-        panic!()
-    };
+    let (session, boot) = open_session(&first);
     world.state().lose_report_answers = true;
     allow(&first, &key, 7).await;
     world.until("reported", |state| state.used() == 7).await;
@@ -88,13 +79,7 @@ async fn a_restart_with_a_journal_goes_on_with_the_session_and_bills_what_it_had
         tokio::task::yield_now().await;
     };
     assert!(second.ready(DEADLINE).await, "{:?}", second.status());
-    let SessionState::Open {
-        session: again,
-        boot: later,
-    } = second.status().session
-    else {
-        panic!()
-    };
+    let (again, later) = open_session(&second);
     assert_eq!(session, again);
     assert!(later > boot);
     allow(&second, &key, 3).await;
@@ -104,9 +89,7 @@ async fn a_restart_with_a_journal_goes_on_with_the_session_and_bills_what_it_had
     let (settled, _, excess) = world.state().sums();
     assert_eq!((settled, excess), (10, 0));
     let third = ready(config).await;
-    let SessionState::Open { session: new, .. } = third.status().session else {
-        panic!()
-    };
+    let (new, _) = open_session(&third);
     assert!(new > session, "a closed session is not gone on with");
 }
 
@@ -132,18 +115,14 @@ async fn an_edge_whose_journal_is_lost_is_another_boot_and_spends_nothing_twice(
     let mut config = world.config("e");
     config.journal = Some(world.journal());
     let first = ready(config.clone()).await;
-    let SessionState::Open { boot, .. } = first.status().session else {
-        panic!()
-    };
+    let (_, boot) = open_session(&first);
     allow(&first, &key, 300).await;
     world.until("reported", |state| state.used() == 300).await;
     // Killed, and the volume with the journal is gone.
     drop(first);
     config.journal = Some(world.home.path().join("another volume"));
     let second = ready(config).await;
-    let SessionState::Open { boot: later, .. } = second.status().session else {
-        panic!()
-    };
+    let (_, later) = open_session(&second);
     assert!(later > boot, "boot {boot} came back as {later}");
     let allowed = use_up(&second, &key).await;
     assert!(300 + allowed <= 500, "{allowed} after 300 of 500");
@@ -162,16 +141,7 @@ async fn two_edges_of_one_identity_with_new_journals_are_two_sessions() {
     let one = ready(config.clone()).await;
     config.journal = Some(world.home.path().join("other"));
     let other = ready(config).await;
-    let (
-        SessionState::Open { session, .. },
-        SessionState::Open {
-            session: another, ..
-        },
-    ) = (one.status().session, other.status().session)
-    else {
-        panic!()
-    };
-    assert_ne!(session, another);
+    assert_ne!(open_session(&one).0, open_session(&other).0);
     let allowed = use_up(&one, &key).await + use_up(&other, &key).await;
     assert!(allowed <= 500, "{allowed} of 500");
     assert!(one.close(DEADLINE).await.is_nothing());
@@ -200,12 +170,7 @@ async fn a_start_whose_number_was_damaged_in_the_journal_is_not_numbered_alike()
     std::fs::write(&copy, cut).unwrap();
     config.journal = Some(copy);
     let second = ready(config).await;
-    let (SessionState::Open { boot, .. }, SessionState::Open { boot: another, .. }) =
-        (first.status().session, second.status().session)
-    else {
-        panic!()
-    };
-    assert_ne!(boot, another);
+    assert_ne!(open_session(&first).1, open_session(&second).1);
 }
 
 /// Units that a crash at this moment would find in the last checkpoint, in a copy of the journal.
@@ -233,9 +198,7 @@ async fn use_is_written_down_while_a_session_is_being_opened_again() {
     allow(&edge, &key, 40).await;
     until("asked ahead", || edge.status().held >= 20).await;
     world.until("settled", |state| state.used() == 40).await;
-    let SessionState::Open { session, .. } = edge.status().session else {
-        panic!()
-    };
+    let (session, _) = open_session(&edge);
     world.state().refuse_sessions = true;
     world.state().fence(session);
     // Use that is reported tells it.
@@ -325,9 +288,7 @@ async fn a_fenced_edge_without_a_journal_stops_and_says_why() {
         .add_customer("acme", &[limit("daily", Per::Customer, 1000)]);
     let edge = world.edge("e").await;
     allow(&edge, &key, 1).await;
-    let SessionState::Open { session, .. } = edge.status().session else {
-        panic!()
-    };
+    let (session, _) = open_session(&edge);
     world.state().fence(session);
     let why = tokio::time::timeout(DEADLINE, edge.failed()).await.unwrap();
     assert_eq!(edge.status().session, SessionState::Failed(why.clone()));
@@ -352,9 +313,7 @@ async fn a_fenced_edge_with_its_journal_opens_again_and_keeps_its_cells() {
     config.journal = Some(world.journal());
     let edge = ready(config).await;
     allow(&edge, &key, 5).await;
-    let SessionState::Open { session, boot } = edge.status().session else {
-        panic!()
-    };
+    let (session, boot) = open_session(&edge);
     world.state().fence(session);
     allow(&edge, &key, 5).await;
     until(

@@ -14,17 +14,17 @@ use tollgate_core::admin::{AdminCommand, AdminReply, Change, Item};
 use tollgate_core::catalog::{Limit, Overage, PepperId, Refusal, SecretMac};
 use tollgate_core::command::{
     Assign, CloseSession, Command, Entry, OpenNode, OpenNodeReply, OpenSession, OpenSessionReply,
-    Reply,
+    Reply, ReportReply,
 };
 use tollgate_core::credential;
-use tollgate_core::ids::{Boot, Incarnation, NodeId, Nonce, Revision, Slot, Units};
+use tollgate_core::ids::{Boot, Incarnation, NodeId, Nonce, Revision, Seq, SessionId, Slot, Units};
 use tollgate_core::issuer::{Issuer, Output, ResolveLease};
 use tollgate_core::ledger::Ledger;
 use tollgate_core::message::{
     EdgeMessage, Hello, NodeMessage, Resolve, ResolveAnswer, ResolveOutcome, Sender, SessionAnswer,
 };
 use tollgate_core::time::{LedgerTime, Mono};
-use tollgate_edge::{Edge, EdgeConfig, NodeConfig, TlsConfig};
+use tollgate_edge::{CheckRequest, Edge, EdgeConfig, NodeConfig, Reason, SessionState, TlsConfig};
 use tollgate_wire::certs::{Authority, Validity};
 use tollgate_wire::codec;
 use tollgate_wire::frame::{Class, FrameWriter};
@@ -71,6 +71,10 @@ pub(crate) struct State {
     /// Connections of edges so far.
     pub(crate) contacts: u64,
     pub(crate) asked: Asked,
+    /// Every report that came, in order.
+    pub(crate) reports: Vec<(SessionId, Boot, Seq)>,
+    /// Whose keepalives came, in order, each once in a row.
+    pub(crate) kept_alive: Vec<Boot>,
     /// Proposals wait until this is false.
     pub(crate) hold_positions: bool,
     held: VecDeque<(NodeId, Command)>,
@@ -122,6 +126,8 @@ impl World {
             nodes: BTreeMap::new(),
             contacts: 0,
             asked: Asked::default(),
+            reports: Vec::new(),
+            kept_alive: Vec::new(),
             hold_positions: false,
             held: VecDeque::new(),
             lose_report_answers: false,
@@ -258,6 +264,22 @@ pub(crate) async fn ready(config: EdgeConfig) -> Edge {
     edge
 }
 
+/// Checks so often, each of them allowed.
+pub(crate) async fn allow(edge: &Edge, credential: &str, checks: usize) {
+    for _ in 0..checks {
+        let decision = edge.check_or_wait(&CheckRequest::new(credential)).await;
+        assert_eq!(decision.reason(), Reason::Ok, "{:?}", edge.status());
+    }
+}
+
+/// The session an edge has open, and its boot.
+pub(crate) fn open_session(edge: &Edge) -> (SessionId, Boot) {
+    match edge.status().session {
+        SessionState::Open { session, boot } => (session, boot),
+        other => panic!("{other:?}"),
+    }
+}
+
 /// Waits until the edge is as `is` wants it.
 pub(crate) async fn until(what: &str, mut is: impl FnMut() -> bool) {
     let ended = tokio::time::timeout(DEADLINE, async {
@@ -369,8 +391,37 @@ impl State {
         }
     }
 
+    /// The session ends, and not by its edge.
+    pub(crate) fn end(&mut self, session: SessionId) {
+        let known = self.ledger.session(session).unwrap();
+        let close = CloseSession {
+            session,
+            boot: known.boot,
+            last_seq: known.last_seq,
+        };
+        let reply = self.apply(Command::CloseSession(close));
+        assert!(
+            matches!(reply, Reply::CloseSession(ReportReply::Settled { .. })),
+            "{reply:?}"
+        );
+    }
+
+    /// A session as an edge of this name opens it, without the edge.
+    pub(crate) fn open_session(&mut self, edge: &str, nonce: Nonce) -> (SessionId, Boot) {
+        let open = OpenSession {
+            session: None,
+            nonce,
+            identity: name(edge),
+            incarnation: self.ledger.incarnation(),
+        };
+        match self.apply(Command::OpenSession(open)) {
+            Reply::OpenSession(OpenSessionReply::Opened { session, boot, .. }) => (session, boot),
+            other => panic!("{other:?}"),
+        }
+    }
+
     /// Another process goes on with the session, as a copy of its journal would.
-    pub(crate) fn fence(&mut self, session: tollgate_core::ids::SessionId) {
+    pub(crate) fn fence(&mut self, session: SessionId) {
         let known = self.ledger.session(session).unwrap();
         let (identity, nonce) = (known.identity.clone(), known.nonce);
         let incarnation = self.ledger.incarnation();
@@ -545,14 +596,21 @@ impl State {
                 }
                 Some(NodeMessage::Session(reply))
             }
-            EdgeMessage::Keepalive { sent_mark, .. } => Some(NodeMessage::Keepalive {
-                sent_mark,
-                contact,
-                confirmed_age_ms: Some(1),
-                time: self.ledger.time(),
-                revision: self.ledger.catalog().revision(),
-                routes_index: self.ledger.routes_index(),
-            }),
+            EdgeMessage::Keepalive {
+                boot, sent_mark, ..
+            } => {
+                if self.kept_alive.last() != Some(&boot) {
+                    self.kept_alive.push(boot);
+                }
+                Some(NodeMessage::Keepalive {
+                    sent_mark,
+                    contact,
+                    confirmed_age_ms: Some(1),
+                    time: self.ledger.time(),
+                    revision: self.ledger.catalog().revision(),
+                    routes_index: self.ledger.routes_index(),
+                })
+            }
             EdgeMessage::Changes { since } => Some(NodeMessage::Changes {
                 revision: self.ledger.catalog().revision(),
                 customers: self.ledger.catalog().customers_changed_since(since),
@@ -579,6 +637,7 @@ impl State {
             EdgeMessage::Report(report) => {
                 self.asked.reports += 1;
                 let (session, boot) = (report.session, report.boot);
+                self.reports.push((session, boot, report.seq));
                 let Reply::Report(reply) = self.apply(Command::Report(report)) else {
                     panic!("no report")
                 };
