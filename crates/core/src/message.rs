@@ -196,6 +196,11 @@ pub struct Held {
     pub account: AccountId,
     /// Units kept because checks are using them.
     pub held: Units,
+    /// The opening that stands at the edge; 0 where none does.
+    pub lease_no: LeaseNo,
+    /// Units granted under it that had reached the edge. Where the issuer granted more, those were under way
+    /// when the recall came, and this is not the edge's last word.
+    pub granted_seen: Units,
 }
 
 /// Asks who a credential is, and opens the rows of its accounts in the same round trip.

@@ -413,6 +413,8 @@ fn what_edges_send() {
                 number: 3,
                 account: account(),
                 held: 2,
+                lease_no: LeaseNo(9),
+                granted_seen: 70_000,
             }),
             EdgeMessage::Report(report()),
             EdgeMessage::CloseSession { last_seq: Seq(17) },

@@ -416,6 +416,7 @@ impl<C: Cell> Lessee<C> {
         };
         self.handle_routes(now, &[route]);
         let mut held = 0;
+        let (mut lease_no, mut granted_seen) = (LeaseNo(0), 0);
         let current = self
             .routes
             .get(&recall.slot)
@@ -430,6 +431,7 @@ impl<C: Cell> Lessee<C> {
             let units = row.surrender_idle(now, recall.keep);
             self.counts.surrendered = self.counts.surrendered.saturating_add(units);
             held = row.cell.free();
+            (lease_no, granted_seen) = row.seen();
             if units > 0 {
                 self.send_now(now, from.0, recall);
             }
@@ -439,6 +441,8 @@ impl<C: Cell> Lessee<C> {
             number: recall.number,
             account: recall.account.clone(),
             held,
+            lease_no,
+            granted_seen,
         };
         self.outputs.push_back(Output::Held { to: from.0, held });
     }

@@ -102,6 +102,14 @@ impl<C: Cell> Row<C> {
         self.epoch
     }
 
+    /// The opening that stands and what was granted under it so far; zeros where none does.
+    pub(super) fn seen(&self) -> (LeaseNo, Units) {
+        match self.epoch {
+            Some(_) => (self.lease_no, self.granted_seen),
+            None => (LeaseNo(0), 0),
+        }
+    }
+
     /// Begins an opening; what is in the cell is carried.
     pub(super) fn bind_new(&mut self, lease_no: LeaseNo, epoch: Epoch) {
         self.answered = false;

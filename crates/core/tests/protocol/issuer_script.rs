@@ -169,6 +169,8 @@ impl IssuerScript {
             boot: Boot(words.need("edge")),
             number: words.need("recall"),
             held: words.number("kept"),
+            lease_no: LeaseNo(words.number("no")),
+            granted_seen: words.number("seen"),
             account: account(words.word()),
         };
         let node = self.node(words);

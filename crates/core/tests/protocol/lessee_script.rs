@@ -280,8 +280,8 @@ fn output_text(output: &Output) -> String {
         Output::Lease { to, lease } => format!("-> node {to}: {}", lease_text(lease)),
         Output::Held { to, held } => {
             format!(
-                "-> node {to}: recall {} answered, {} held",
-                held.number, held.held
+                "-> node {to}: recall {} answered, {} held, {} seen under no {}",
+                held.number, held.held, held.granted_seen, held.lease_no
             )
         }
         Output::Fenced => String::from("this boot is fenced"),
