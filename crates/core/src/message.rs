@@ -142,6 +142,9 @@ pub struct AnswerLine {
     pub granted_total: Units,
     /// Units the issuer has taken back under it in all: the edge stops repeating itself.
     pub surrendered_total: Units,
+    /// The `need_total` it judged: a `none_now` refuses so much and more, and says nothing of less. 0 where no
+    /// check waited.
+    pub need_total: Units,
     /// Estimate of what is left for everyone: limit − settled + excess, from the issuer's replica.
     pub remaining: Units,
     /// Where the request stands.

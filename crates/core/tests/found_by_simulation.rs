@@ -13,7 +13,7 @@ use tollgate_core::command::{
 use tollgate_core::ids::{Boot, Epoch, Incarnation, LeaseNo, NodeId, Nonce, Revision, Slot, Units};
 use tollgate_core::issuer::{Issuer, Output, ResolveLease};
 use tollgate_core::ledger::Ledger;
-use tollgate_core::lessee::{self, Cell as _, Lessee, Refusal, Resolved};
+use tollgate_core::lessee::{self, Cell as _, Lessee, Refusal};
 use tollgate_core::message::{
     AnswerLine, Held, Lease, LeaseAnswer, LeaseLine, LeaseState, Recall, Route, SlotAnswer,
     SlotLease, SlotOutcome,
@@ -338,16 +338,13 @@ fn lessee_of(boot: Boot, epoch: u64) -> (Lessee<TestCell>, (NodeId, Boot)) {
     (lessee, owner)
 }
 
-fn resolved(lease_no: LeaseNo) -> Resolved {
-    Resolved { lease_no, need: 1 }
-}
-
 fn granted(epoch: u64, lease_no: u64, units: Units, state: LeaseState) -> SlotAnswer {
     let line = AnswerLine {
         account: account(),
         lease_no: LeaseNo(lease_no),
         granted_total: units,
         surrendered_total: 0,
+        need_total: 1,
         remaining: 100,
         state,
     };
@@ -379,12 +376,7 @@ fn a_row_without_an_answer_takes_what_a_later_resolve_granted_once() {
     assert!(resolve > own);
     for _ in 0..2 {
         // Twice: a late copy of the answer must not count again.
-        lessee.open(
-            Mono(1),
-            &account(),
-            TestCell::default(),
-            Some(resolved(resolve)),
-        );
+        lessee.open(Mono(1), &account(), TestCell::default(), Some(resolve));
         let part = granted(1, resolve.0, 4, LeaseState::Granted);
         lessee.handle_slot_answer(Mono(1), owner, Revision::default(), &part);
         assert_eq!(cell.free(), 4);
@@ -395,12 +387,7 @@ fn a_row_without_an_answer_takes_what_a_later_resolve_granted_once() {
 fn a_late_answer_of_a_former_issuer_does_not_bind_a_row_to_its_epoch() {
     let (mut lessee, owner) = lessee_at(2);
     let resolve = lessee.draw();
-    lessee.open(
-        Mono(0),
-        &account(),
-        TestCell::default(),
-        Some(resolved(resolve)),
-    );
+    lessee.open(Mono(0), &account(), TestCell::default(), Some(resolve));
     let part = granted(1, resolve.0, 0, LeaseState::Pending);
     lessee.handle_slot_answer(Mono(0), owner, Revision::default(), &part);
     lessee.handle_want(Mono(1), &account(), 1);
@@ -588,4 +575,28 @@ fn a_late_word_of_a_grant_not_seen_brings_the_next_recall_sooner() {
     let next = recalls(run.cluster.settle(Mono(320))).remove(0);
     let outputs = run.answer_recall(Mono(321), &next);
     assert_eq!(run.told(&outputs), Some((1, LeaseState::Granted)));
+}
+
+#[test]
+fn a_late_copy_of_a_refusal_does_not_answer_a_smaller_need() {
+    let mut cluster = Cluster::new(5, 1);
+    let (mut lessee, owner) = lessee_of(cluster.edges[0], 1);
+    lessee.open(Mono(0), &account(), TestCell::default(), None);
+    lessee.handle_want(Mono(0), &account(), 10);
+    let ten = sent(&mut lessee, Mono(0)).unwrap();
+    cluster.lease(Mono(0), 0, ten);
+    let Some(Output::Answer(refused)) = cluster.settle(Mono(1)).pop() else {
+        panic!("five units are all there are")
+    };
+    lessee.handle_answer(Mono(2), owner, &refused);
+    assert!(!lessee.is_waiting());
+    lessee.handle_want(Mono(3), &account(), 1);
+    let one = sent(&mut lessee, Mono(3)).unwrap();
+    lessee.handle_answer(Mono(4), owner, &refused);
+    assert!(lessee.is_waiting(), "one unit was not refused");
+    let answer = cluster.lease(Mono(5), 0, one);
+    assert_eq!(
+        (answer.granted_total, answer.state),
+        (1, LeaseState::Granted)
+    );
 }

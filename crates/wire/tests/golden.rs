@@ -130,6 +130,7 @@ fn slot_answers() -> Vec<SlotOutcome> {
         lease_no: LeaseNo(9),
         granted_total: 70_000,
         surrendered_total: 250,
+        need_total: 70_001,
         remaining: 5_000_000_000,
         state: LeaseState::Granted,
     };

@@ -470,6 +470,7 @@ impl Issuer {
             lease_no: line.lease_no,
             granted_total: 0,
             surrendered_total: line.surrendered_total,
+            need_total: 0,
             remaining: 0,
             state,
         };

@@ -309,6 +309,7 @@ impl Issuer {
             lease_no: row.lease_no,
             granted_total: row.granted_total,
             surrendered_total: row.surrendered_total,
+            need_total: if row.waits() { row.need_total } else { 0 },
             remaining: limit.map_or(0, |limit| stored.unsettled(limit)),
             state,
         })

@@ -321,9 +321,13 @@ fn line_text(line: &AnswerLine) -> String {
         0 => String::new(),
         units => format!(", surrendered {units}"),
     };
+    let need = match line.need_total {
+        0 => String::new(),
+        units => format!(" for a need of {units}"),
+    };
     let remaining: Units = line.remaining;
     format!(
-        "{} no {}: {}, granted {}{surrendered}, remaining {remaining}",
+        "{} no {}: {}{need}, granted {}{surrendered}, remaining {remaining}",
         limit_name(line.account.as_str()),
         line.lease_no,
         state_text(line.state),
