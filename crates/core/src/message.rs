@@ -142,6 +142,9 @@ pub struct AnswerLine {
     pub granted_total: Units,
     /// Units the issuer has taken back under it in all: the edge stops repeating itself.
     pub surrendered_total: Units,
+    /// The `need_total` it judged: a `none_now` refuses so much and more, and says nothing of less. 0 where no
+    /// check waited.
+    pub need_total: Units,
     /// Estimate of what is left for everyone: limit − settled + excess, from the issuer's replica.
     pub remaining: Units,
     /// Where the request stands.
@@ -196,6 +199,11 @@ pub struct Held {
     pub account: AccountId,
     /// Units kept because checks are using them.
     pub held: Units,
+    /// The opening that stands at the edge; 0 where none does.
+    pub lease_no: LeaseNo,
+    /// Units granted under it that had reached the edge. Where the issuer granted more, those were under way
+    /// when the recall came, and this is not the edge's last word.
+    pub granted_seen: Units,
 }
 
 /// Asks who a credential is, and opens the rows of its accounts in the same round trip.

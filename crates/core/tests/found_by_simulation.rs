@@ -13,10 +13,10 @@ use tollgate_core::command::{
 use tollgate_core::ids::{Boot, Epoch, Incarnation, LeaseNo, NodeId, Nonce, Revision, Slot, Units};
 use tollgate_core::issuer::{Issuer, Output, ResolveLease};
 use tollgate_core::ledger::Ledger;
-use tollgate_core::lessee::{self, Cell as _, Lessee, Refusal, Resolved};
+use tollgate_core::lessee::{self, Cell as _, Lessee, Refusal};
 use tollgate_core::message::{
-    AnswerLine, Held, Lease, LeaseAnswer, LeaseLine, LeaseState, Route, SlotAnswer, SlotLease,
-    SlotOutcome,
+    AnswerLine, Held, Lease, LeaseAnswer, LeaseLine, LeaseState, Recall, Route, SlotAnswer,
+    SlotLease, SlotOutcome,
 };
 use tollgate_core::time::{LedgerTime, Mono};
 
@@ -263,6 +263,8 @@ fn a_surrender_that_comes_after_its_recall_ended_stays_for_who_asks_next() {
         number: recall.number,
         account: account(),
         held: 0,
+        lease_no: LeaseNo(1),
+        granted_seen: 1,
     };
     cluster.issuer.handle_held(Mono(3), &cluster.ledger, &held);
     cluster.lease(Mono(4), 0, line(1, 1, 1, 1));
@@ -321,7 +323,11 @@ impl lessee::Cell for TestCell {
 }
 
 fn lessee_at(epoch: u64) -> (Lessee<TestCell>, (NodeId, Boot)) {
-    let mut lessee = Lessee::new(Boot(5));
+    lessee_of(Boot(5), epoch)
+}
+
+fn lessee_of(boot: Boot, epoch: u64) -> (Lessee<TestCell>, (NodeId, Boot)) {
+    let mut lessee = Lessee::new(boot);
     let owner = (NODE, Boot(1));
     let route = Route {
         slot: slot(),
@@ -332,16 +338,13 @@ fn lessee_at(epoch: u64) -> (Lessee<TestCell>, (NodeId, Boot)) {
     (lessee, owner)
 }
 
-fn resolved(lease_no: LeaseNo) -> Resolved {
-    Resolved { lease_no, need: 1 }
-}
-
 fn granted(epoch: u64, lease_no: u64, units: Units, state: LeaseState) -> SlotAnswer {
     let line = AnswerLine {
         account: account(),
         lease_no: LeaseNo(lease_no),
         granted_total: units,
         surrendered_total: 0,
+        need_total: 1,
         remaining: 100,
         state,
     };
@@ -373,12 +376,7 @@ fn a_row_without_an_answer_takes_what_a_later_resolve_granted_once() {
     assert!(resolve > own);
     for _ in 0..2 {
         // Twice: a late copy of the answer must not count again.
-        lessee.open(
-            Mono(1),
-            &account(),
-            TestCell::default(),
-            Some(resolved(resolve)),
-        );
+        lessee.open(Mono(1), &account(), TestCell::default(), Some(resolve));
         let part = granted(1, resolve.0, 4, LeaseState::Granted);
         lessee.handle_slot_answer(Mono(1), owner, Revision::default(), &part);
         assert_eq!(cell.free(), 4);
@@ -389,12 +387,7 @@ fn a_row_without_an_answer_takes_what_a_later_resolve_granted_once() {
 fn a_late_answer_of_a_former_issuer_does_not_bind_a_row_to_its_epoch() {
     let (mut lessee, owner) = lessee_at(2);
     let resolve = lessee.draw();
-    lessee.open(
-        Mono(0),
-        &account(),
-        TestCell::default(),
-        Some(resolved(resolve)),
-    );
+    lessee.open(Mono(0), &account(), TestCell::default(), Some(resolve));
     let part = granted(1, resolve.0, 0, LeaseState::Pending);
     lessee.handle_slot_answer(Mono(0), owner, Revision::default(), &part);
     lessee.handle_want(Mono(1), &account(), 1);
@@ -431,5 +424,179 @@ fn a_refusal_of_an_older_catalog_is_waited_out_with_back_off() {
     assert!(
         (2..10).contains(&sendings),
         "asked {sendings} times in a second"
+    );
+}
+
+/// A unit is on its way to the first edge when the second one's check makes the issuer recall it.
+struct Overtaken {
+    cluster: Cluster,
+    holder: Lessee<TestCell>,
+    cell: TestCell,
+    owner: (NodeId, Boot),
+    /// What was granted to the first edge, not there yet.
+    grant: Vec<Output>,
+    recall: Recall,
+}
+
+impl Overtaken {
+    fn new() -> Self {
+        let mut cluster = Cluster::new(1, 2);
+        let (mut holder, owner) = lessee_of(cluster.edges[0], 1);
+        let cell = TestCell::default();
+        holder.open(Mono(0), &account(), cell.clone(), None);
+        holder.handle_want(Mono(0), &account(), 1);
+        let asked = sent(&mut holder, Mono(0)).unwrap();
+        cluster.lease(Mono(0), 0, asked);
+        let grant = cluster.settle(Mono(1));
+        let answer = cluster.lease(Mono(2), 1, line(1, 1, 1, 0));
+        assert_eq!(answer.state, LeaseState::Recalling);
+        let recall = recalls(cluster.settle(Mono(2))).remove(0);
+        Self {
+            cluster,
+            holder,
+            cell,
+            owner,
+            grant,
+            recall,
+        }
+    }
+
+    /// The first edge's word on a recall reaches the issuer, after what it hands in.
+    fn answer_recall(&mut self, now: Mono, recall: &Recall) -> Vec<Output> {
+        self.holder.handle_recall(now, self.owner, recall);
+        while let Some(output) = self.holder.poll(now) {
+            match output {
+                lessee::Output::Lease { lease, .. } => {
+                    let Cluster { issuer, ledger, .. } = &mut self.cluster;
+                    issuer.handle_lease(now, ledger, &lease).unwrap();
+                }
+                lessee::Output::Held { held, .. } => {
+                    let Cluster { issuer, ledger, .. } = &mut self.cluster;
+                    issuer.handle_held(now, ledger, &held);
+                }
+                lessee::Output::Fenced => panic!("nobody is fenced"),
+            }
+        }
+        self.cluster.settle(now)
+    }
+
+    /// Answers among `outputs` to the first edge arrive.
+    fn arrive(&mut self, now: Mono, outputs: Vec<Output>) {
+        for output in outputs {
+            if let Output::Answer(answer) = output {
+                self.holder.handle_answer(now, self.owner, &answer);
+            }
+        }
+    }
+
+    fn time(&mut self, now: Mono) -> Vec<Output> {
+        let Cluster { issuer, ledger, .. } = &mut self.cluster;
+        issuer.handle_timeout(now, ledger);
+        self.cluster.settle(now)
+    }
+
+    /// What the issuer told the second edge last.
+    fn told(&self, outputs: &[Output]) -> Option<(Units, LeaseState)> {
+        let mut told = outputs.iter().filter_map(|output| match output {
+            Output::Answer(answer) if answer.boot == self.cluster.edges[1] => {
+                match &answer.slots[0].outcome {
+                    SlotOutcome::Lines { lines, .. } => {
+                        Some((lines[0].granted_total, lines[0].state))
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+            _ => None,
+        });
+        told.next_back()
+    }
+}
+
+fn recalls(outputs: Vec<Output>) -> Vec<Recall> {
+    let recall = |output| match output {
+        Output::Recall { recall, .. } => Some(recall),
+        _ => None,
+    };
+    outputs.into_iter().filter_map(recall).collect()
+}
+
+#[test]
+fn a_recall_that_overtakes_a_grant_refuses_nobody() {
+    let mut run = Overtaken::new();
+    let recall = run.recall.clone();
+    let outputs = run.answer_recall(Mono(3), &recall);
+    assert_eq!(run.told(&outputs), None, "the unit is on its way");
+    let grant = std::mem::take(&mut run.grant);
+    run.arrive(Mono(4), grant);
+    assert_eq!(run.cell.free(), 1);
+    let answer = run.cluster.lease(Mono(5), 1, line(1, 1, 1, 0));
+    assert_eq!(answer.state, LeaseState::Recalling);
+    assert_eq!(recalls(run.time(Mono(301))), []);
+    let next = recalls(run.time(Mono(302))).remove(0);
+    let outputs = run.answer_recall(Mono(303), &next);
+    assert_eq!(run.told(&outputs), Some((1, LeaseState::Granted)));
+}
+
+#[test]
+fn a_grant_that_was_lost_is_said_again_where_its_recall_was_answered() {
+    let mut run = Overtaken::new();
+    let recall = run.recall.clone();
+    let outputs = run.answer_recall(Mono(3), &recall);
+    run.arrive(Mono(4), outputs);
+    assert_eq!(run.cell.free(), 1);
+}
+
+#[test]
+fn an_edge_that_never_sees_a_grant_makes_others_wait_for_one_more_recall() {
+    let mut run = Overtaken::new();
+    let recall = run.recall.clone();
+    let outputs = run.answer_recall(Mono(3), &recall);
+    assert_eq!(run.told(&outputs), None);
+    let next = recalls(run.time(Mono(302))).remove(0);
+    let outputs = run.answer_recall(Mono(303), &next);
+    assert_eq!(run.told(&outputs), Some((0, LeaseState::NoneNow)));
+}
+
+#[test]
+fn a_late_word_of_a_grant_not_seen_brings_the_next_recall_sooner() {
+    let mut run = Overtaken::new();
+    let recall = run.recall.clone();
+    let outputs = run.time(Mono(302));
+    assert_eq!(
+        run.told(&outputs),
+        Some((0, LeaseState::NoneNow)),
+        "nobody answered in time"
+    );
+    run.answer_recall(Mono(310), &recall);
+    let grant = std::mem::take(&mut run.grant);
+    run.arrive(Mono(311), grant);
+    let answer = run.cluster.lease(Mono(320), 1, line(1, 1, 1, 0));
+    assert_eq!(answer.state, LeaseState::Recalling);
+    let next = recalls(run.cluster.settle(Mono(320))).remove(0);
+    let outputs = run.answer_recall(Mono(321), &next);
+    assert_eq!(run.told(&outputs), Some((1, LeaseState::Granted)));
+}
+
+#[test]
+fn a_late_copy_of_a_refusal_does_not_answer_a_smaller_need() {
+    let mut cluster = Cluster::new(5, 1);
+    let (mut lessee, owner) = lessee_of(cluster.edges[0], 1);
+    lessee.open(Mono(0), &account(), TestCell::default(), None);
+    lessee.handle_want(Mono(0), &account(), 10);
+    let ten = sent(&mut lessee, Mono(0)).unwrap();
+    cluster.lease(Mono(0), 0, ten);
+    let Some(Output::Answer(refused)) = cluster.settle(Mono(1)).pop() else {
+        panic!("five units are all there are")
+    };
+    lessee.handle_answer(Mono(2), owner, &refused);
+    assert!(!lessee.is_waiting());
+    lessee.handle_want(Mono(3), &account(), 1);
+    let one = sent(&mut lessee, Mono(3)).unwrap();
+    lessee.handle_answer(Mono(4), owner, &refused);
+    assert!(lessee.is_waiting(), "one unit was not refused");
+    let answer = cluster.lease(Mono(5), 0, one);
+    assert_eq!(
+        (answer.granted_total, answer.state),
+        (1, LeaseState::Granted)
     );
 }

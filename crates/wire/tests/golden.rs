@@ -130,6 +130,7 @@ fn slot_answers() -> Vec<SlotOutcome> {
         lease_no: LeaseNo(9),
         granted_total: 70_000,
         surrendered_total: 250,
+        need_total: 70_001,
         remaining: 5_000_000_000,
         state: LeaseState::Granted,
     };
@@ -413,6 +414,8 @@ fn what_edges_send() {
                 number: 3,
                 account: account(),
                 held: 2,
+                lease_no: LeaseNo(9),
+                granted_seen: 70_000,
             }),
             EdgeMessage::Report(report()),
             EdgeMessage::CloseSession { last_seq: Seq(17) },

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use tollgate_core::account::AccountId;
 use tollgate_core::command::{OpenSession, OpenSessionReply};
 use tollgate_core::ids::{Boot, Incarnation, LeaseNo, Nonce, Revision, Seq, SessionId, Units};
-use tollgate_core::lessee::{Cell as _, Lessee, Output, Resolved};
+use tollgate_core::lessee::{Cell as _, Lessee, Output};
 use tollgate_core::reporter::Reporter;
 use tollgate_core::time::Mono;
 
@@ -538,19 +538,15 @@ impl World {
             return;
         }
         let asked = edge.resolving.get(&customer);
-        let need = asked
-            .filter(|asked| asked.lease_no == lease_no)
-            .map(|asked| asked.need);
-        if need.is_some() {
+        if asked.is_some_and(|asked| asked.lease_no == lease_no) {
             edge.resolving.remove(&customer);
         }
-        let need = need.unwrap_or_default();
         let mut open = Vec::new();
         for (limit, account) in limits {
             let observed = self.truth.observe(customer, limit, &account);
             let is_new = lessee.cell(&account).is_none();
             let cell = SimCell::new(self.truth.held_by_edges(observed));
-            lessee.open(mono, &account, cell, Some(Resolved { lease_no, need }));
+            lessee.open(mono, &account, cell, Some(lease_no));
             if is_new && tollgate_core::planted::journal_resume_with_the_old_lease_book() {
                 resume_old_book(&edge.old_book, &account, lessee);
             }

@@ -9,8 +9,9 @@
 //! this happens.
 
 use crate::ids::{Boot, LeaseNo, Units};
-use crate::message::LeaseLine;
+use crate::message::{Held, LeaseLine};
 use crate::time::Mono;
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A recall is given this long to bring something; so long is also the least pause between two.
@@ -71,6 +72,8 @@ pub(super) struct Row {
     pub(super) asked_at: Mono,
     /// When the need that is not met yet was first heard of: the order of serving.
     pub(super) waiting_since: Option<Mono>,
+    /// Whether its grants were waited for once already: see [`Book::take_held`].
+    awaited: bool,
 }
 
 /// Takes back up to `stated` units from where they may come: of an opening's own grants, then of what its boot
@@ -98,14 +101,16 @@ impl Row {
 /// The recall of an account.
 #[derive(Clone, Debug, Default)]
 pub(super) struct RecallState {
-    /// The newest recall: its number, who has not answered, whether it brought units.
+    /// The newest one's number; 0 before the first.
+    pub(super) number: u64,
+    /// The newest one until it ends: who has not answered, whether it brought units.
     pub(super) open: Option<OpenRecall>,
     /// When the newest went out.
     sent_at: Option<Mono>,
     /// The pause after one that brought nothing; doubles.
     pause_ms: u64,
-    /// Whether units were granted since the newest went out: an edge may hold them idle, so nobody may be
-    /// refused before the next.
+    /// Whether units were granted since the newest went out, or reached their edge after it did: an edge may
+    /// hold them idle, so nobody may be refused before the next.
     granted_since: bool,
     /// Whether one comes as soon as its pause is over.
     pub(super) soon: bool,
@@ -138,8 +143,8 @@ impl RecallState {
         self.sent_at = Some(now);
         self.granted_since = false;
         self.soon = false;
+        self.number = number;
         self.open = Some(OpenRecall {
-            number,
             unanswered: from,
             brought: false,
         });
@@ -166,7 +171,6 @@ impl RecallState {
 
 #[derive(Clone, Debug)]
 pub(super) struct OpenRecall {
-    pub(super) number: u64,
     pub(super) unanswered: BTreeSet<Boot>,
     pub(super) brought: bool,
 }
@@ -179,6 +183,7 @@ struct Closed {
     carried: Units,
     granted_total: Units,
     surrendered_total: Units,
+    awaited: bool,
 }
 
 /// What a line of a `Lease` met.
@@ -267,6 +272,7 @@ impl Book {
             carried: row.carried,
             granted_total: row.granted_total,
             surrendered_total: row.surrendered_total,
+            awaited: row.awaited,
         };
         self.drop_row(boot, watermark);
         self.closed.insert(boot, closed);
@@ -300,6 +306,35 @@ impl Book {
         answer
     }
 
+    /// An edge answered the newest recall. It is not waited for any more; but where it had not seen all that it
+    /// was granted, the recall overtook a grant, and what it holds will be known only from the next one. Answers
+    /// whether that is so. It is so once for every grant: an edge that it never reaches keeps others waiting
+    /// for one more recall, not for ever.
+    pub(super) fn take_held(&mut self, held: &Held) -> bool {
+        if let Some(open) = &mut self.recall.open {
+            open.unanswered.remove(&held.boot);
+        }
+        let row = self.rows.get_mut(&held.boot);
+        let row = row.map(|row| (row.lease_no, row.granted_total, &mut row.awaited));
+        // An edge that has taken an opening's last word is at no number, or at a later one.
+        let closed = self.closed.get_mut(&held.boot);
+        let closed = closed.filter(|closed| closed.lease_no == held.lease_no);
+        let closed =
+            closed.map(|closed| (closed.lease_no, closed.granted_total, &mut closed.awaited));
+        let Some((lease_no, granted_total, awaited)) = row.or(closed) else {
+            return false;
+        };
+        let seen = match held.lease_no.cmp(&lease_no) {
+            Ordering::Less => 0,
+            Ordering::Equal => held.granted_seen,
+            // It has left that opening: whatever of it is still under way will not be taken in.
+            Ordering::Greater => granted_total,
+        };
+        let overtaken = seen < granted_total && !std::mem::replace(awaited, true);
+        self.recall.granted_since |= overtaken;
+        overtaken
+    }
+
     pub(super) fn open_row(&mut self, now: Mono, boot: Boot, lease_no: LeaseNo, carried: Units) {
         self.closed.remove(&boot);
         self.rows.insert(
@@ -315,6 +350,7 @@ impl Book {
                 demand: 0,
                 asked_at: now,
                 waiting_since: None,
+                awaited: false,
             },
         );
     }
@@ -400,6 +436,7 @@ impl Book {
             self.available = self.available.saturating_sub(units);
             row.granted_total = row.granted_total.saturating_add(units);
             row.kept = row.kept.saturating_add(units);
+            row.awaited = false;
             if !row.waits() {
                 // A wish is served once. Kept, it would get part after part of what is left without any use.
                 row.want_total = row.granted_total;

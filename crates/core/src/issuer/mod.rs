@@ -265,7 +265,8 @@ impl Issuer {
         }
     }
 
-    /// An edge answered a recall; what it surrendered came before, as a lease.
+    /// An edge answered a recall; what it surrendered came before, as a lease. Where the recall overtook a grant,
+    /// that is said again, for it may be lost, and nobody is refused before the next recall.
     pub fn handle_held(&mut self, now: Mono, ledger: &Ledger, held: &Held) {
         let slot = held.account.slot();
         let Some(epoch) = self.owned(ledger, slot) else {
@@ -274,13 +275,13 @@ impl Issuer {
         let Some(book) = self.book_mut(slot, epoch, &held.account) else {
             return;
         };
-        let Some(recall) = &mut book.recall.open else {
+        if book.recall.number != held.number {
             return;
-        };
-        if recall.number == held.number {
-            recall.unanswered.remove(&held.boot);
-            self.serve(now, ledger, slot, &held.account, None);
         }
+        if book.take_held(held) {
+            self.tell_row(ledger, slot, &held.account, held.boot);
+        }
+        self.serve(now, ledger, slot, &held.account, None);
     }
 
     /// The replica moved on: requests that were held and accounts that wait may be served now.
@@ -469,6 +470,7 @@ impl Issuer {
             lease_no: line.lease_no,
             granted_total: 0,
             surrendered_total: line.surrendered_total,
+            need_total: 0,
             remaining: 0,
             state,
         };

@@ -232,11 +232,7 @@ impl Issuer {
         served: &[Boot],
         asking: Option<Boot>,
     ) {
-        let Some(slot_book) = self.slots.get(&slot) else {
-            return;
-        };
-        let epoch = slot_book.epoch;
-        let Some(book) = slot_book.accounts.get(account) else {
+        let Some(book) = self.book_of(slot, account) else {
             return;
         };
         let in_vain = book.asked.is_none() && !book.recall.decides();
@@ -248,22 +244,36 @@ impl Issuer {
             .filter(|boot| Some(*boot) != asking)
             .collect();
         for boot in told {
-            let Some(line) = self.answer_line(ledger, slot, boot, account) else {
-                continue;
-            };
-            let refused = is_refusal(line.state);
-            let part = SlotAnswer {
-                slot,
-                outcome: SlotOutcome::Lines {
-                    epoch,
-                    lines: vec![line],
-                },
-            };
-            let answer = super::answer(ledger, boot, vec![part]);
-            self.outputs.push_back(Output::Answer(answer));
-            if refused {
-                self.stop_waiting(slot, account, boot);
-            }
+            self.tell_row(ledger, slot, account, boot);
+        }
+    }
+
+    /// Says to an edge where its row stands, if it has one.
+    pub(super) fn tell_row(
+        &mut self,
+        ledger: &Ledger,
+        slot: Slot,
+        account: &AccountId,
+        boot: Boot,
+    ) {
+        let Some(epoch) = self.slots.get(&slot).map(|slot_book| slot_book.epoch) else {
+            return;
+        };
+        let Some(line) = self.answer_line(ledger, slot, boot, account) else {
+            return;
+        };
+        let refused = is_refusal(line.state);
+        let part = SlotAnswer {
+            slot,
+            outcome: SlotOutcome::Lines {
+                epoch,
+                lines: vec![line],
+            },
+        };
+        let answer = super::answer(ledger, boot, vec![part]);
+        self.outputs.push_back(Output::Answer(answer));
+        if refused {
+            self.stop_waiting(slot, account, boot);
         }
     }
 
@@ -299,6 +309,7 @@ impl Issuer {
             lease_no: row.lease_no,
             granted_total: row.granted_total,
             surrendered_total: row.surrendered_total,
+            need_total: if row.waits() { row.need_total } else { 0 },
             remaining: limit.map_or(0, |limit| stored.unsettled(limit)),
             state,
         })

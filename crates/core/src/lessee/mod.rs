@@ -64,16 +64,6 @@ impl Refusal {
     }
 }
 
-/// A `Resolve` that may have opened a row at its issuer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Resolved {
-    /// The number it opens rows under.
-    pub lease_no: LeaseNo,
-    /// Units that the checks behind it needed, which is what a refusal in its answer is about; 0 where that
-    /// is not known any more: then such a refusal is not remembered.
-    pub need: Units,
-}
-
 /// What a lessee wants done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
@@ -186,8 +176,8 @@ impl<C: Cell> Lessee<C> {
 
     /// Opens an account with the driver's cell; one that is open keeps its own. To be called for every
     /// account that a `Resolve` named, open or not, before its answer's lease part is handed in: with
-    /// `resolved`, that `Resolve`, a row without any answer yet binds to its number.
-    pub fn open(&mut self, now: Mono, account: &AccountId, cell: C, resolved: Option<Resolved>) {
+    /// `resolved`, that `Resolve`'s number, a row without any answer yet binds to it.
+    pub fn open(&mut self, now: Mono, account: &AccountId, cell: C, resolved: Option<LeaseNo>) {
         if let Some(row) = self.rows.get_mut(account) {
             if let Some(resolved) = resolved {
                 row.offer(resolved);
@@ -344,10 +334,9 @@ impl<C: Cell> Lessee<C> {
         row.note_surrender_taken(line.surrendered_total);
         match line.state {
             LeaseState::Granted => row.set_refusal(None, revision),
-            LeaseState::Pending | LeaseState::Recalling => {}
+            LeaseState::Pending | LeaseState::Recalling => row.note_judging(line.need_total),
             LeaseState::NoneNow => {
-                // Nobody waits for anything: a late copy, which says nothing new.
-                if let Some(need) = row.refused_need() {
+                if let Some(need) = row.refused_need(line) {
                     let refusal = Refusal {
                         state: line.state,
                         until: Some(now.plus_ms(REFUSAL_MS)),
@@ -416,6 +405,7 @@ impl<C: Cell> Lessee<C> {
         };
         self.handle_routes(now, &[route]);
         let mut held = 0;
+        let (mut lease_no, mut granted_seen) = (LeaseNo(0), 0);
         let current = self
             .routes
             .get(&recall.slot)
@@ -430,6 +420,7 @@ impl<C: Cell> Lessee<C> {
             let units = row.surrender_idle(now, recall.keep);
             self.counts.surrendered = self.counts.surrendered.saturating_add(units);
             held = row.cell.free();
+            (lease_no, granted_seen) = row.seen();
             if units > 0 {
                 self.send_now(now, from.0, recall);
             }
@@ -439,6 +430,8 @@ impl<C: Cell> Lessee<C> {
             number: recall.number,
             account: recall.account.clone(),
             held,
+            lease_no,
+            granted_seen,
         };
         self.outputs.push_back(Output::Held { to: from.0, held });
     }

@@ -2,10 +2,10 @@
 //!
 //! Owns the arithmetic of grants and surrenders; the module above owns numbers, routes and messages.
 
-use super::{Cell, Refusal, Resolved};
+use super::{Cell, Refusal};
 use crate::account::AccountId;
 use crate::ids::{Epoch, LeaseNo, Revision, Units};
-use crate::message::LeaseLine;
+use crate::message::{AnswerLine, LeaseLine};
 use crate::time::Mono;
 
 /// Asking ahead starts when the cell holds less than this many seconds of demand …
@@ -30,10 +30,11 @@ const FALL: u64 = 8;
 /// See the module's text.
 pub(super) struct Row<C> {
     pub(super) cell: C,
-    /// A `Resolve` that may have opened this row at the issuer, until an answer is taken.
-    resolved: Option<Resolved>,
-    /// What that `Resolve` needed, from the first answer to it until it was granted or refused.
-    resolved_need: Units,
+    /// The number of a `Resolve` that may have opened this row at the issuer, until an answer is taken.
+    resolved: Option<LeaseNo>,
+    /// The need that the issuer may be judging beyond `need_total`, for a `Resolve` may have asked: any until the
+    /// first answer, then the one it named last, until it was granted or refused.
+    judging: Units,
     /// Whether an answer was taken under this opening, and the highest number one was ever taken under.
     answered: bool,
     taken: LeaseNo,
@@ -63,7 +64,7 @@ impl<C: Cell> Row<C> {
         Self {
             cell,
             resolved: None,
-            resolved_need: 0,
+            judging: Units::MAX,
             answered: false,
             taken,
             epoch: None,
@@ -102,6 +103,14 @@ impl<C: Cell> Row<C> {
         self.epoch
     }
 
+    /// The opening that stands and what was granted under it so far; zeros where none does.
+    pub(super) fn seen(&self) -> (LeaseNo, Units) {
+        match self.epoch {
+            Some(_) => (self.lease_no, self.granted_seen),
+            None => (LeaseNo(0), 0),
+        }
+    }
+
     /// Begins an opening; what is in the cell is carried.
     pub(super) fn bind_new(&mut self, lease_no: LeaseNo, epoch: Epoch) {
         self.answered = false;
@@ -110,7 +119,7 @@ impl<C: Cell> Row<C> {
             self.lease_no = lease_no;
         }
         self.carried = self.cell.free();
-        self.resolved_need = 0;
+        self.judging = Units::MAX;
         self.granted_seen = 0;
         self.want_total = 0;
         self.need_total = 0;
@@ -176,11 +185,18 @@ impl<C: Cell> Row<C> {
         self.need_total.saturating_sub(self.granted_seen)
     }
 
-    /// The most that a refusal taken now can be about, `None` where nobody asked: never less than what was
-    /// asked for, so that nothing is refused that the issuer was not asked about.
-    pub(super) fn refused_need(&self) -> Option<Units> {
-        let need = self.lacks().max(self.resolved_need);
-        (need > 0).then_some(need)
+    /// What a `none_now` that was taken refuses beyond what was granted; `None` where it comes late: more was
+    /// granted since, or nobody waits for as much as it judged.
+    pub(super) fn refused_need(&self, line: &AnswerLine) -> Option<Units> {
+        let need = line.need_total.saturating_sub(self.granted_seen);
+        let is_newest = line.granted_total == self.granted_seen;
+        let waits = line.need_total <= self.need_total.max(self.judging);
+        (need > 0 && is_newest && waits).then_some(need)
+    }
+
+    /// The issuer is judging this need.
+    pub(super) fn note_judging(&mut self, need_total: Units) {
+        self.judging = need_total;
     }
 
     pub(super) fn stop_waiting(&mut self) {
@@ -190,8 +206,8 @@ impl<C: Cell> Row<C> {
 
     /// A `Resolve` that named this account was answered: its number may be the one that the issuer opened.
     /// Never one at or below a number whose grants were taken already: they would count twice.
-    pub(super) fn offer(&mut self, resolved: Resolved) {
-        if resolved.lease_no > self.taken {
+    pub(super) fn offer(&mut self, resolved: LeaseNo) {
+        if resolved > self.taken {
             self.resolved = Some(resolved);
         }
     }
@@ -202,7 +218,7 @@ impl<C: Cell> Row<C> {
         let Some(resolved) = self.resolved else {
             return false;
         };
-        self.bind_new(resolved.lease_no, epoch);
+        self.bind_new(resolved, epoch);
         self.carried = 0;
         true
     }
@@ -211,13 +227,8 @@ impl<C: Cell> Row<C> {
     /// `Resolve` that opened it at the issuer, whether or not it drew one of its own meanwhile.
     pub(super) fn takes(&mut self, epoch: Epoch, lease_no: LeaseNo) -> bool {
         let fits = self.epoch.is_none_or(|bound| bound == epoch);
-        if let Some(resolved) = self.resolved
-            && resolved.lease_no == lease_no
-            && !self.answered
-            && fits
-        {
+        if self.resolved == Some(lease_no) && !self.answered && fits {
             self.redraw(lease_no, epoch);
-            self.resolved_need = resolved.need;
             // A `Resolve` does not say what is carried: the issuer fixed it at 0.
             self.carried = 0;
         }
@@ -253,7 +264,7 @@ impl<C: Cell> Row<C> {
     }
 
     pub(super) fn set_refusal(&mut self, refusal: Option<Refusal>, revision: Revision) {
-        self.resolved_need = 0;
+        self.judging = 0;
         self.refusal = refusal.map(|refusal| (refusal, revision));
         self.cell.set_refusal(refusal);
     }

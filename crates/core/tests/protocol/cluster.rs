@@ -14,7 +14,7 @@ use tollgate_core::ids::{Boot, Incarnation, LeaseNo, NodeId, Nonce, Revision, Se
 use tollgate_core::issuer::{self, Issuer, ResolveLease};
 use tollgate_core::ledger::Ledger;
 use tollgate_core::ledger::accounts::Row;
-use tollgate_core::lessee::{self, Cell, Lessee, Resolved};
+use tollgate_core::lessee::{self, Cell, Lessee};
 use tollgate_core::message::{Held, Lease, LeaseAnswer, Recall, SessionAnswer, SlotAnswer};
 use tollgate_core::reporter::{JournalRecord, Reporter};
 use tollgate_core::time::Mono;
@@ -30,7 +30,7 @@ enum Message {
     Stands(usize, PositionReply),
     Reported(SessionAnswer),
     Answer((NodeId, Boot), LeaseAnswer),
-    Resolved((NodeId, Boot), Boot, Resolved, Revision, Option<SlotAnswer>),
+    Resolved((NodeId, Boot), Boot, LeaseNo, Revision, Option<SlotAnswer>),
     Recall((NodeId, Boot), Boot, Recall),
 }
 
@@ -387,11 +387,11 @@ impl Cluster {
                     edge.lessee.handle_answer(now, from, &answer);
                 }
             }
-            Message::Resolved(from, boot, resolved, revision, part) => {
+            Message::Resolved(from, boot, lease_no, revision, part) => {
                 if let Some(edge) = self.edge_of(boot) {
                     let cell = PlainCell::default();
                     edge.lessee
-                        .open(now, &account("calls"), cell, Some(resolved));
+                        .open(now, &account("calls"), cell, Some(lease_no));
                     if let Some(part) = part {
                         edge.lessee.handle_slot_answer(now, from, revision, &part);
                     }
@@ -426,8 +426,7 @@ impl Cluster {
         };
         let part = issuer.handle_resolve(self.now, replica, &request);
         let (from, revision) = ((*id, *node_boot), replica.catalog().revision());
-        let resolved = Resolved { lease_no, need };
-        self.post(Message::Resolved(from, boot, resolved, revision, part));
+        self.post(Message::Resolved(from, boot, lease_no, revision, part));
     }
 
     fn edge_of(&mut self, boot: Boot) -> Option<&mut Edge> {

@@ -169,6 +169,8 @@ impl IssuerScript {
             boot: Boot(words.need("edge")),
             number: words.need("recall"),
             held: words.number("kept"),
+            lease_no: LeaseNo(words.number("no")),
+            granted_seen: words.number("seen"),
             account: account(words.word()),
         };
         let node = self.node(words);
@@ -319,9 +321,13 @@ fn line_text(line: &AnswerLine) -> String {
         0 => String::new(),
         units => format!(", surrendered {units}"),
     };
+    let need = match line.need_total {
+        0 => String::new(),
+        units => format!(" for a need of {units}"),
+    };
     let remaining: Units = line.remaining;
     format!(
-        "{} no {}: {}, granted {}{surrendered}, remaining {remaining}",
+        "{} no {}: {}{need}, granted {}{surrendered}, remaining {remaining}",
         limit_name(line.account.as_str()),
         line.lease_no,
         state_text(line.state),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tollgate_core::account::AccountId;
 use tollgate_core::command::LINES_MAX;
 use tollgate_core::ids::{Boot, Epoch, LeaseNo, NodeId, Revision, Slot, Units};
-use tollgate_core::lessee::{Cell, LEASE_BYTES_MAX, LEASE_LINES_MAX, Lessee, Output, Resolved};
+use tollgate_core::lessee::{Cell, LEASE_BYTES_MAX, LEASE_LINES_MAX, Lessee, Output};
 use tollgate_core::message::{
     AnswerLine, Lease, LeaseAnswer, LeaseState, Route, SlotAnswer, SlotOutcome,
 };
@@ -48,6 +48,7 @@ fn grant(lessee: &mut Lessee<PlainCell>, now: Mono, account: &AccountId, lease_n
         lease_no,
         granted_total: 5,
         surrendered_total: 0,
+        need_total: 0,
         remaining: 100,
         state: LeaseState::Granted,
     };
@@ -69,8 +70,7 @@ fn lessee(accounts: &[AccountId]) -> (Lessee<PlainCell>, BTreeMap<AccountId, Pla
     for account in accounts {
         let cell = PlainCell::default();
         let lease_no = lessee.draw();
-        let resolved = Resolved { lease_no, need: 0 };
-        lessee.open(Mono(0), account, cell.clone(), Some(resolved));
+        lessee.open(Mono(0), account, cell.clone(), Some(lease_no));
         cells.insert(account.clone(), cell);
         grant(&mut lessee, Mono(0), account, lease_no);
     }
@@ -106,6 +106,7 @@ fn answer(lease: &Lease) -> LeaseAnswer {
             lease_no: line.lease_no,
             granted_total: 5,
             surrendered_total: line.surrendered_total,
+            need_total: 0,
             remaining: Units::MAX,
             state: LeaseState::Closed,
         });
@@ -236,8 +237,7 @@ fn accounts_that_nobody_uses_are_handed_in_and_dropped_and_open_nothing_twice() 
     let number = 1 + accounts.iter().position(|other| other == account).unwrap() as u64;
     let lease_no = LeaseNo(number);
     let cell = PlainCell::default();
-    let resolved = Resolved { lease_no, need: 0 };
-    lessee.open(Mono(5), account, cell.clone(), Some(resolved));
+    lessee.open(Mono(5), account, cell.clone(), Some(lease_no));
     grant(&mut lessee, Mono(5), account, lease_no);
     assert_eq!(cell.free(), 0, "its units were handed in");
     // The row asks under a number of its own.

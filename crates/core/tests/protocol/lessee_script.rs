@@ -8,7 +8,7 @@ use crate::world::{account, slot};
 use std::cell::Cell as Number;
 use std::rc::Rc;
 use tollgate_core::ids::{Boot, Epoch, Incarnation, LeaseNo, NodeId, Revision, Units};
-use tollgate_core::lessee::{Cell, Lessee, Output, Refusal, Resolved};
+use tollgate_core::lessee::{Cell, Lessee, Output, Refusal};
 use tollgate_core::message::{
     AnswerLine, Lease, LeaseAnswer, LeaseLine, LeaseState, Recall, Route, SlotAnswer, SlotOutcome,
 };
@@ -109,11 +109,7 @@ impl LesseeScript {
             "route" => self.route(&words),
             "draw" => told.push(format!("no {}", self.lessee.draw())),
             "open" => {
-                let need = words.number("need");
-                let resolved = words.get("resolved").map(|number| Resolved {
-                    lease_no: LeaseNo(number),
-                    need,
-                });
+                let resolved = words.get("resolved").map(LeaseNo);
                 self.lessee
                     .open(now, &account(words.word()), PlainCell::default(), resolved);
             }
@@ -182,6 +178,7 @@ impl LesseeScript {
             lease_no: LeaseNo(words.need("no")),
             granted_total: words.number("granted"),
             surrendered_total: words.number("surrendered"),
+            need_total: words.number("need"),
             remaining: words.number("remaining"),
             account: account(words.word()),
             state: state(words.word()),
@@ -280,8 +277,8 @@ fn output_text(output: &Output) -> String {
         Output::Lease { to, lease } => format!("-> node {to}: {}", lease_text(lease)),
         Output::Held { to, held } => {
             format!(
-                "-> node {to}: recall {} answered, {} held",
-                held.number, held.held
+                "-> node {to}: recall {} answered, {} held, {} seen under no {}",
+                held.number, held.held, held.granted_seen, held.lease_no
             )
         }
         Output::Fenced => String::from("this boot is fenced"),

@@ -37,6 +37,7 @@ fn answer(lease_no: u64, granted_total: Units, state: LeaseState) -> LeaseAnswer
         lease_no: LeaseNo(lease_no),
         granted_total,
         surrendered_total: 0,
+        need_total: 12,
         remaining: 0,
         state,
     };

@@ -10,7 +10,7 @@ use crate::view::{Denial, PRINCIPALS_MAX};
 use std::sync::Arc;
 use tollgate_core::account::{AccountId, Name};
 use tollgate_core::ids::{Boot, NodeId, Revision};
-use tollgate_core::lessee::{Cell, Resolved};
+use tollgate_core::lessee::Cell;
 use tollgate_core::message::{
     EdgeMessage, LeaseAnswer, LeaseState, NodeMessage, Principal as Who, ResolveAnswer,
     ResolveOutcome, SlotAnswer, SlotOutcome,
@@ -201,12 +201,7 @@ impl Driver {
         for (account, cell) in parts.accounts {
             let line = lines.iter().find(|line| line.account == account);
             if let Some(line) = line {
-                // What the checks behind it needed went with the first answer.
-                let resolved = Resolved {
-                    lease_no: line.lease_no,
-                    need: 0,
-                };
-                self.lessee.open(now, &account, cell, Some(resolved));
+                self.lessee.open(now, &account, cell, Some(line.lease_no));
             }
         }
         self.lessee.handle_slot_answer(now, from, revision, part);
@@ -233,7 +228,7 @@ impl Driver {
         let parts = Parts::gather(&who, |account| lessee.cell(account).cloned(), &former);
         for (account, cell) in &parts.accounts {
             self.lessee
-                .open(now, account, cell.clone(), Some(pending.resolved()));
+                .open(now, account, cell.clone(), Some(pending.lease_no));
         }
         if let Some(part) = lease {
             self.lessee.handle_slot_answer(now, from, revision, part);

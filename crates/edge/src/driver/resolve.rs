@@ -9,7 +9,6 @@ use crate::credential::{Hash, Presented};
 use crate::sources::SourceSlot;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use tollgate_core::ids::{Boot, LeaseNo, NodeId, Slot, Units};
-use tollgate_core::lessee::Resolved;
 use tollgate_core::message::Resolve;
 use tollgate_core::time::Mono;
 
@@ -254,14 +253,6 @@ impl Resolves {
 }
 
 impl Pending {
-    /// What its answer is about, for the rows that it opens.
-    pub(super) fn resolved(&self) -> Resolved {
-        Resolved {
-            lease_no: self.lease_no,
-            need: self.need,
-        }
-    }
-
     fn question(&self, nonce: u64, boot: Boot) -> Resolve {
         let want = if self.refresh && self.waiting.is_empty() {
             0
