@@ -12,7 +12,7 @@ mod toy;
 use std::time::Duration;
 
 use nodes::{Cluster, eventually, until};
-use tollgate_node::consensus::Consensus;
+use tollgate_node::consensus::{Consensus, PROPOSE_DEADLINE};
 use tollgate_node::raft::{ProposeError, Settings};
 
 /// Longer than several elections: what a cut lasts.
@@ -157,6 +157,18 @@ async fn a_leader_without_a_quorum_confirms_nothing_and_says_what_became_of_comm
         ),
         "{error}"
     );
+    // Also those that wait behind a round that goes nowhere.
+    let raft = &cluster.node(leader).raft;
+    let one_after_another = (0..40).map(|number| async move {
+        tokio::time::sleep(PROPOSE_DEADLINE / 40 * number).await;
+        let asked = Consensus::propose(raft, toy::batch("k", b"lost?"));
+        tokio::time::timeout(2 * PROPOSE_DEADLINE, asked).await
+    });
+    for answered in futures::future::join_all(one_after_another).await {
+        answered
+            .expect("answered in time, with all time to spare")
+            .unwrap_err();
+    }
     cluster
         .node(leader)
         .raft

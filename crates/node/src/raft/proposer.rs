@@ -3,8 +3,9 @@
 //! One round at a time, no waiting when idle: the queue that builds up during a commit *is* the batch. A round is up to
 //! [`ROUND_ENTRIES_MAX`] entries that share the flush on every node. A follower sends its rounds to the leader, whose
 //! proposer queues them like its own. A command ends in a reply, *certainly not taken*, or *unknown fate*; it is never
-//! sent again once it may have been taken: that is the caller's, for whom repeating is safe. Next:
-//! [`super::types::Batch`], what the log carries.
+//! sent again once it may have been taken: that is the caller's, for whom repeating is safe. It is answered within
+//! [`PROPOSE_DEADLINE`]: no round outlasts what its oldest command may wait, and none takes a command that could not wait
+//! for a round any more. Next: [`super::types::Batch`], what the log carries.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -24,6 +25,7 @@ use super::node::Hooks;
 use super::transport::{CallError, Peer, Transport};
 use super::types::{Batch, Raft, Replies};
 use crate::batch::{self, BATCH_BYTES_MAX};
+use crate::consensus::PROPOSE_DEADLINE;
 use crate::machine;
 use crate::storage::RECORD_BYTES_MAX;
 
@@ -45,8 +47,11 @@ pub const QUEUE_MAX: usize = 32_768;
 /// Bytes of commands that may wait for their round.
 pub const QUEUE_BYTES_MAX: usize = 64 << 20;
 
-/// How long a command waits to be taken, over elections and full queues, before it is given back.
+/// How long a command waits to be taken, over elections and full queues, before it is given back. From then on until
+/// [`PROPOSE_DEADLINE`] is the least that is left for the round it is taken in.
 const TAKE_DEADLINE: Duration = Duration::from_secs(2);
+
+const _: () = assert!(TAKE_DEADLINE.as_millis() < PROPOSE_DEADLINE.as_millis());
 
 /// How long a round may take to commit and apply before its fate counts as unknown.
 const COMMIT_DEADLINE: Duration = Duration::from_millis(2500);
@@ -91,7 +96,7 @@ struct Job {
     command: ByteBuf,
     /// Came from another node: goes no further.
     forwarded: bool,
-    until: Instant,
+    queued_at: Instant,
     answer: oneshot::Sender<Reply>,
     _room: Room,
 }
@@ -180,11 +185,10 @@ impl Queue {
             return Err(ProposeError::Overloaded);
         }
         let (answer, answered) = oneshot::channel();
-        let until = Instant::now() + TAKE_DEADLINE;
         let job = Job {
             command,
             forwarded,
-            until,
+            queued_at: Instant::now(),
             answer,
             _room: room,
         };
@@ -265,6 +269,7 @@ impl Proposer {
             if *self.stopping.borrow() {
                 break;
             }
+            drop_late(&mut held);
             let leader = self.leader.borrow_and_update().clone();
             let untaken = match &leader {
                 Leader::Here => self.propose(&mut held).await,
@@ -318,7 +323,7 @@ impl Proposer {
         if entries.is_empty() {
             return None;
         }
-        let deadline = Instant::now() + COMMIT_DEADLINE;
+        let deadline = round_deadline(rounds.iter().flatten(), COMMIT_DEADLINE);
         let mut untaken = None;
         match tokio::time::timeout_at(deadline, self.raft.client_write_many(entries)).await {
             Ok(Ok(mut results)) => {
@@ -365,8 +370,9 @@ impl Proposer {
                 return None;
             }
         };
-        // The leader's own deadlines run out first, so that its verdict arrives.
-        let deadline = TAKE_DEADLINE + COMMIT_DEADLINE;
+        // The leader's own deadlines run out first, so that its verdict arrives, unless a command has waited here.
+        let deadline = round_deadline(&jobs, TAKE_DEADLINE + COMMIT_DEADLINE);
+        let deadline = deadline.saturating_duration_since(Instant::now());
         let mut leads = self.leader.clone();
         let another = |now: &Leader| match now {
             Leader::Unknown => false,
@@ -420,8 +426,15 @@ impl Proposer {
     }
 }
 
+/// When a round ends whatever became of it: `most` from now, or when its oldest command has to be answered.
+fn round_deadline<'j>(jobs: impl IntoIterator<Item = &'j Job>, most: Duration) -> Instant {
+    let oldest = jobs.into_iter().map(|job| job.queued_at).min();
+    let most = Instant::now() + most;
+    oldest.map_or(most, |oldest| most.min(oldest + PROPOSE_DEADLINE))
+}
+
 fn no_commit() -> String {
-    format!("no commit within {COMMIT_DEADLINE:?}")
+    format!("no commit within {COMMIT_DEADLINE:?}, or within {PROPOSE_DEADLINE:?} of being queued")
 }
 
 fn unknown(words: &dyn std::fmt::Display) -> ProposeError {
@@ -496,10 +509,23 @@ fn take_entry(
     taken
 }
 
+/// Answers those in front that have waited too long behind others to be taken still.
+fn drop_late(held: &mut VecDeque<Job>) {
+    let now = Instant::now();
+    let late = |job: &Job| now >= job.queued_at + TAKE_DEADLINE;
+    while held.front().is_some_and(late)
+        && let Some(job) = held.pop_front()
+    {
+        let words = "others were before it".to_owned();
+        drop(job.answer.send(Err(ProposeError::NotTaken(words))));
+    }
+}
+
 /// Answers those that have waited long enough, and forwarded ones at once: their node knows where to turn.
 fn give_back(held: &mut VecDeque<Job>, leader: &Leader, words: &str) {
     let now = Instant::now();
-    let keep = |job: &Job| now < job.until && (!job.forwarded || *leader == Leader::Here);
+    let waits = |job: &Job| now < job.queued_at + TAKE_DEADLINE;
+    let keep = |job: &Job| waits(job) && (!job.forwarded || *leader == Leader::Here);
     for job in std::mem::take(held) {
         if keep(&job) {
             held.push_back(job);
@@ -513,5 +539,36 @@ fn give_back(held: &mut VecDeque<Job>, leader: &Leader, words: &str) {
             _ => ProposeError::NotTaken(words.to_owned()),
         };
         drop(job.answer.send(Err(error)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(queue: &Queue, incoming: &mut Incoming) -> (Job, oneshot::Receiver<Reply>) {
+        let answered = queue.enqueue(ByteBuf::from(b"command".to_vec()), false);
+        (incoming.0.try_recv().unwrap(), answered.unwrap())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_command_is_taken_late_and_no_round_outlasts_its_oldest() {
+        let (queue, mut incoming) = Queue::new();
+        let (old, mut refused) = job(&queue, &mut incoming);
+        tokio::time::advance(Duration::from_millis(1500)).await;
+        let (young, mut waits) = job(&queue, &mut incoming);
+        let left = |jobs: &VecDeque<Job>| round_deadline(jobs, COMMIT_DEADLINE) - Instant::now();
+        let mut held = VecDeque::from([old, young]);
+        assert_eq!(left(&held), Duration::from_millis(1500));
+        drop_late(&mut held);
+        assert_eq!(held.len(), 2);
+        tokio::time::advance(Duration::from_millis(500)).await;
+        drop_late(&mut held);
+        assert!(matches!(
+            refused.try_recv(),
+            Ok(Err(ProposeError::NotTaken(_)))
+        ));
+        assert!(waits.try_recv().is_err(), "it is not answered yet");
+        assert_eq!((held.len(), left(&held)), (1, COMMIT_DEADLINE));
     }
 }
