@@ -365,8 +365,24 @@ impl Verdict {
             .map(|b| format!("\n  {}: {}", b.account, b.what))
             .collect();
         format!(
-            "\n{}\n\nVerdict: {verdict}{broken}",
-            table(&["verdict", ""], rows)
+            "\n{}\n\n{}Verdict: {verdict}{broken}",
+            table(&["verdict", ""], rows),
+            self.about_stranded()
+        )
+    }
+
+    /// Where stranded units are and why that is safe, if there are any.
+    fn about_stranded(&self) -> String {
+        if self.stranded == 0 {
+            return String::new();
+        }
+        format!(
+            "{} stranded with the killed nodes: admitted to nobody and still counted as out, so never over-issued. \
+             This version has no command that writes them off.\n\n",
+            match self.stranded {
+                1 => "1 unit is".to_owned(),
+                units => format!("{} units are", number(units)),
+            }
         )
     }
 }
@@ -469,6 +485,19 @@ mod tests {
             let verdict = after(|e| e.changes = late);
             assert!(!verdict.holds);
             assert!(verdict.people().contains("BROKEN: at most 1000 ms"));
+        }
+    }
+
+    #[test]
+    fn stranded_units_are_explained_and_break_nothing() {
+        assert!(!after(|_| ()).people().contains("stranded with"));
+        for (out, line) in [
+            (1, "\n1 unit is stranded with the killed nodes: "),
+            (8_305, "\n8,305 units are stranded with the killed nodes: "),
+        ] {
+            let verdict = after(|e| e.row.out = out);
+            assert!(verdict.holds);
+            assert!(verdict.people().contains(line), "{}", verdict.people());
         }
     }
 
