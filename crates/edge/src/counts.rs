@@ -222,7 +222,7 @@ mod tests {
                 round.store(2 * turn + 2, Ordering::Relaxed);
                 let mut quiet = Quiet::default();
                 while !quiet.is_reached(&counts.look()) {
-                    std::hint::spin_loop();
+                    std::thread::yield_now();
                 }
                 let last_word = done.load(Ordering::Relaxed);
                 for _ in 0..100 {

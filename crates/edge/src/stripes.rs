@@ -104,10 +104,25 @@ pub(crate) fn fence() -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use std::collections::BTreeSet;
     use std::sync::Barrier;
+
+    /// Waits in a loop that two processors leave at nearly the same moment; where there is but one free, gives way.
+    pub(crate) fn wait(until: impl Fn() -> bool) {
+        const SPINS: u32 = 2000;
+        for spin in 0_u32.. {
+            if until() {
+                return;
+            }
+            if spin < SPINS {
+                std::hint::spin_loop();
+            } else {
+                std::thread::yield_now();
+            }
+        }
+    }
 
     /// One test, as the stripes are the process's and tests run side by side.
     #[test]
@@ -150,9 +165,7 @@ mod tests {
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 for round in 1..=ROUNDS {
-                    while begun.0.load(Ordering::Acquire) < round {
-                        std::hint::spin_loop();
-                    }
+                    wait(|| begun.0.load(Ordering::Acquire) >= round);
                     check.0.store(round, Ordering::Relaxed);
                     compiler_fence(Ordering::SeqCst);
                     let seen = driver.0.load(Ordering::Relaxed);
@@ -169,9 +182,7 @@ mod tests {
                 driver.0.store(round, Ordering::Relaxed);
                 assert!(fence());
                 let seen = check.0.load(Ordering::Relaxed);
-                while ended.0.load(Ordering::Acquire) < round {
-                    std::hint::spin_loop();
-                }
+                wait(|| ended.0.load(Ordering::Acquire) >= round);
                 missed += u64::from(seen < round && saw.0.load(Ordering::Relaxed) < round);
             }
         });
