@@ -104,13 +104,13 @@ pub(crate) fn fence() -> bool {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
     use std::collections::BTreeSet;
     use std::sync::Barrier;
 
     /// Waits in a loop that two processors leave at nearly the same moment; where there is but one free, gives way.
-    pub(crate) fn wait(until: impl Fn() -> bool) {
+    fn wait(until: impl Fn() -> bool) {
         const SPINS: u32 = 2000;
         for spin in 0_u32.. {
             if until() {
