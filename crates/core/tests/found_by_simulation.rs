@@ -600,3 +600,66 @@ fn a_late_copy_of_a_refusal_does_not_answer_a_smaller_need() {
         (1, LeaseState::Granted)
     );
 }
+
+/// Ten units, six with the first edge and four with the second; the first one's check needs four more, which
+/// the second one has spent.
+fn spent_by_the_second() -> Cluster {
+    let mut cluster = Cluster::new(10, 2);
+    cluster.lease(Mono(0), 0, line(1, 6, 6, 0));
+    cluster.lease(Mono(0), 1, line(1, 4, 4, 0));
+    cluster.settle(Mono(1));
+    let answer = cluster.lease(Mono(2), 0, line(1, 10, 10, 0));
+    assert_eq!(answer.state, LeaseState::Recalling);
+    cluster
+}
+
+/// An edge with nothing to hand in answers the recall that went out.
+fn nothing_held(cluster: &mut Cluster, now: Mono, edge: usize, granted_seen: Units) -> Vec<Output> {
+    let recall = recalls(cluster.settle(now)).remove(0);
+    let held = Held {
+        boot: cluster.edges[edge],
+        number: recall.number,
+        account: account(),
+        held: 0,
+        lease_no: LeaseNo(1),
+        granted_seen,
+    };
+    cluster.issuer.handle_held(now, &cluster.ledger, &held);
+    cluster.settle(now)
+}
+
+#[test]
+fn an_edge_that_a_recall_spared_is_asked_before_another_is_refused() {
+    let mut cluster = spent_by_the_second();
+    nothing_held(&mut cluster, Mono(3), 1, 4);
+    // The first edge was refused and holds its six. The pause after a recall that brought nothing is not over.
+    let answer = cluster.lease(Mono(400), 1, line(1, 5, 5, 0));
+    assert_eq!(answer.state, LeaseState::Recalling);
+    let asked = recalls(cluster.settle(Mono(400)));
+    assert_eq!(asked.len(), 1);
+    cluster.lease(Mono(401), 0, line(1, 6, 6, 6));
+    let answer = cluster.lease(Mono(402), 1, line(1, 5, 5, 0));
+    assert_eq!(
+        (answer.granted_total, answer.state),
+        (5, LeaseState::Granted)
+    );
+}
+
+#[test]
+fn of_two_that_wait_the_second_is_refused_when_the_first_has_been_asked() {
+    let mut cluster = spent_by_the_second();
+    cluster.lease(Mono(3), 1, line(1, 5, 5, 0));
+    let told = nothing_held(&mut cluster, Mono(4), 1, 4);
+    let told: Vec<Boot> = told
+        .iter()
+        .map(|output| match output {
+            Output::Answer(answer) => answer.boot,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(told, [cluster.edges[0]], "the second waits on");
+    cluster.issuer.handle_timeout(Mono(302), &cluster.ledger);
+    nothing_held(&mut cluster, Mono(302), 0, 6);
+    let answer = cluster.lease(Mono(303), 1, line(1, 5, 5, 0));
+    assert_eq!(answer.state, LeaseState::NoneNow);
+}

@@ -112,19 +112,22 @@ pub(super) struct RecallState {
     /// Whether units were granted since the newest went out, or reached their edge after it did: an edge may
     /// hold them idle, so nobody may be refused before the next.
     granted_since: bool,
+    /// Whom the newest spared, and whether what that edge holds is known all the same: the one before asked it,
+    /// and nothing was granted since.
+    spared: Option<(Boot, bool)>,
     /// Whether one comes as soon as its pause is over.
     pub(super) soon: bool,
 }
 
 impl RecallState {
-    /// Whether the answer to a waiting row hangs on a recall.
-    pub(super) fn decides(&self) -> bool {
-        self.open.is_some() || self.soon
+    /// Whether the answer to a waiting edge hangs on a recall.
+    pub(super) fn decides(&self, waiting: Boot) -> bool {
+        self.open.is_some() || (self.soon && self.has_news(waiting))
     }
 
-    /// Whether the next may go out.
-    pub(super) fn is_due(&self, now: Mono) -> bool {
-        let pause_ms = if self.granted_since {
+    /// Whether the next may go out, for an edge that waits.
+    pub(super) fn is_due(&self, now: Mono, waiting: Boot) -> bool {
+        let pause_ms = if self.has_news(waiting) {
             RECALL_WAIT_MS
         } else {
             self.pause_ms
@@ -133,13 +136,17 @@ impl RecallState {
             .is_none_or(|sent_at| now.since_ms(sent_at) >= pause_ms)
     }
 
-    /// Whether one would tell more than the last did.
-    pub(super) fn has_news(&self) -> bool {
-        self.sent_at.is_none() || self.granted_since
+    /// Whether one would tell an edge that waits more than the last did: units were granted since, or it spared
+    /// another edge, which may hold some idle.
+    pub(super) fn has_news(&self, waiting: Boot) -> bool {
+        let another = |(spared, is_known): (Boot, bool)| spared != waiting && !is_known;
+        self.sent_at.is_none() || self.granted_since || self.spared.is_some_and(another)
     }
 
-    /// Recalls from these edges.
-    pub(super) fn begin(&mut self, now: Mono, number: u64, from: BTreeSet<Boot>) {
+    /// Recalls from these edges, all but the one that waits.
+    pub(super) fn begin(&mut self, now: Mono, number: u64, waiting: Boot, from: BTreeSet<Boot>) {
+        let was_asked = self.spared.is_some_and(|(spared, _)| spared != waiting);
+        self.spared = Some((waiting, was_asked && !self.granted_since));
         self.sent_at = Some(now);
         self.granted_since = false;
         self.soon = false;
@@ -468,12 +475,12 @@ impl Book {
         order.into_iter().map(|(_, _, boot)| boot).collect()
     }
 
-    /// Who has waited longest.
+    /// Who has waited longest of those that a recall would tell more than the last did, or of all.
     pub(super) fn first_waiting(&self) -> Option<Boot> {
         self.rows
             .iter()
             .filter(|(_, row)| row.waits())
-            .min_by_key(|(boot, row)| (row.waiting_since, **boot))
+            .min_by_key(|(boot, row)| (!self.recall.has_news(**boot), row.waiting_since, **boot))
             .map(|(boot, _)| *boot)
     }
 

@@ -161,7 +161,8 @@ impl Issuer {
 
     /// Ends a recall whose time is over; starts one where it may help: a row waits, the ledger has no
     /// room, and units are out beyond this pool. It goes to every connected edge, since units of former
-    /// epochs are in no book; only the edge that waits longest keeps what it has.
+    /// epochs are in no book; only the edge that waits longest keeps what it has. That one is refused on the word
+    /// of the others. Whoever else waits is not, before a recall that has asked it as well.
     fn recall(
         &mut self,
         now: Mono,
@@ -188,8 +189,8 @@ impl Issuer {
         if book.asked.is_some() || out <= book.available {
             return;
         }
-        let due = book.recall.is_due(now);
-        if !due && !book.recall.has_news() {
+        let due = book.recall.is_due(now, first);
+        if !due && !book.recall.has_news(first) {
             return;
         }
         let only_rows = crate::planted::recall_only_to_rows_in_the_book();
@@ -220,7 +221,7 @@ impl Issuer {
             };
             self.outputs.push_back(Output::Recall { to, recall });
         }
-        book.recall.begin(now, number, targets);
+        book.recall.begin(now, number, first, targets);
     }
 
     /// Sends news to rows that were served, and the last word to those that wait in vain.
@@ -235,11 +236,11 @@ impl Issuer {
         let Some(book) = self.book_of(slot, account) else {
             return;
         };
-        let in_vain = book.asked.is_none() && !book.recall.decides();
+        let in_vain = |boot| book.asked.is_none() && !book.recall.decides(boot);
         let told: Vec<Boot> = book
             .rows
             .iter()
-            .filter(|(boot, row)| served.contains(boot) || (in_vain && row.waits()))
+            .filter(|(boot, row)| served.contains(boot) || (row.waits() && in_vain(**boot)))
             .map(|(boot, _)| *boot)
             .filter(|boot| Some(*boot) != asking)
             .collect();
@@ -293,7 +294,7 @@ impl Issuer {
             LeaseState::Granted
         } else if book.asked.is_some() {
             LeaseState::Pending
-        } else if book.recall.decides() {
+        } else if book.recall.decides(boot) {
             LeaseState::Recalling
         } else {
             match limit {
