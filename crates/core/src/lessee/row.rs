@@ -188,6 +188,9 @@ impl<C: Cell> Row<C> {
     /// What a `none_now` that was taken refuses beyond what was granted; `None` where it comes late: more was
     /// granted since, or nobody waits for as much as it judged.
     pub(super) fn refused_need(&self, line: &AnswerLine) -> Option<Units> {
+        if crate::planted::refusal_answers_any_need() {
+            return Some(self.lacks()).filter(|need| *need > 0);
+        }
         let need = line.need_total.saturating_sub(self.granted_seen);
         let is_newest = line.granted_total == self.granted_seen;
         let waits = line.need_total <= self.need_total.max(self.judging);
