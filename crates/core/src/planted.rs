@@ -51,6 +51,12 @@ faults! {
     slot_given_to_a_dead_boot,
     /// Recalls go only to edges with a row in the book.
     recall_only_to_rows_in_the_book,
+    /// The word of an edge that had not seen its grants yet is taken for its last.
+    held_taken_as_final,
+    /// Whoever waits is refused although the recall spared another edge.
+    spared_edge_never_asked,
+    /// A refusal answers whatever a check waits for by then.
+    refusal_answers_any_need,
     /// `none_for_good` is remembered although the catalog changed.
     none_for_good_remembered_across_a_raise,
     /// A node answers a command before it is committed.

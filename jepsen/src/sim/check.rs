@@ -104,7 +104,12 @@ impl World {
                 .refusal()
                 .is_some_and(|refusal| refusal.refuses(mono, waiting.cost - open.cell.free()))
         };
-        if lacking.iter().any(refused) {
+        let refusing = lacking.iter().find(|open| refused(open));
+        if let Some(open) = refusing {
+            if self.busy && self.scenario.is_healthy() {
+                self.truth
+                    .refused_in_health(edge, open.observed, waiting.cost);
+            }
             return Some(Outcome::Refused);
         }
         if let Some(lessee) = &mut self.edges[edge].lessee {
@@ -180,8 +185,14 @@ impl World {
         } else {
             work.between(1, most)
         };
+        // On a healthy network half of them come to every edge at once, so that grants and recalls cross.
+        let everywhere = self.scenario.is_healthy() && work.chance(500);
         if debt {
             self.record_without_lease(edge, customer);
+        } else if everywhere {
+            for edge in 0..self.edges.len() {
+                self.check(edge, customer, only, cost, Purpose::Load);
+            }
         } else {
             self.check(edge, customer, only, cost, Purpose::Load);
         }

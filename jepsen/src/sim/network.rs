@@ -1,6 +1,7 @@
 //! The model network: who can reach whom, and what happens to a message on the way.
 
 use super::rng::Rng;
+use super::wire::Stream;
 use std::fmt;
 
 /// A process that sends and receives.
@@ -31,10 +32,9 @@ pub(super) struct Profile {
 }
 
 impl Profile {
-    /// Whether it is the healthy network's.
-    fn is_clean(&self) -> bool {
+    /// Whether it is a healthy network's, however long its links are.
+    pub(super) fn is_clean(&self) -> bool {
         (self.loss, self.duplication, self.slow) == (0, 0, 0)
-            && self.delay_ms == Self::CLEAN.delay_ms
     }
 
     /// A healthy network.
@@ -54,9 +54,9 @@ pub(super) struct Network {
     actors: usize,
     /// How many cuts forbid each direction.
     cuts: Vec<u32>,
-    /// Messages of a link arrive in the order they were sent, as on a stream: in runs without faults.
+    /// Messages of a link arrive in the order they were sent, on each of its streams: in runs without faults.
     in_order: bool,
-    /// When the last message of each direction arrives.
+    /// When the last message of each direction and stream arrives.
     last: Vec<u64>,
 }
 
@@ -69,7 +69,7 @@ impl Network {
             actors,
             cuts: vec![0; actors * actors],
             in_order: profile.is_clean(),
-            last: vec![0; actors * actors],
+            last: vec![0; actors * actors * Stream::COUNT],
         }
     }
 
@@ -110,8 +110,8 @@ impl Network {
         &mut self,
         rng: &mut Rng,
         now: u64,
-        from: Actor,
-        to: Actor,
+        (from, to): (Actor, Actor),
+        stream: Stream,
     ) -> [Option<u64>; 2] {
         if from == to {
             return [Some(0), None];
@@ -124,7 +124,7 @@ impl Network {
             .chance(self.profile.duplication)
             .then(|| self.delay(rng));
         if self.in_order {
-            let at = self.at(from, to);
+            let at = self.at(from, to) * Stream::COUNT + stream as usize;
             self.last[at] = self.last[at].max(now + first);
             first = self.last[at] - now;
         }

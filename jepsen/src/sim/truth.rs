@@ -15,6 +15,9 @@ use tollgate_core::command::{Command, Entry, Reply, Report};
 use tollgate_core::ids::{Seq, SessionId};
 use tollgate_core::ledger::{Alarm, Ledger};
 
+/// Of a limit, this part (0.1 %) may be in use at edges when a check is refused.
+const KEEP_PART: u64 = 1000;
+
 /// A broken promise.
 #[derive(Clone, Debug)]
 pub(super) struct Violation {
@@ -140,6 +143,19 @@ impl Truth {
     pub(super) fn admit_unleased(&mut self, edge: usize, number: usize, units: u64, now: u64) {
         self.observed[number].unleased += units;
         self.note_use(edge, number, units, now);
+    }
+
+    /// P3 on a healthy network: nobody is refused what clients have not used, but for what edges may keep.
+    pub(super) fn refused_in_health(&mut self, edge: usize, number: usize, cost: u64) {
+        let limited = &self.limited[&self.observed[number].limit];
+        let usable = limited.highest - limited.highest / KEEP_PART;
+        if limited.admitted + cost <= usable {
+            let (admitted, highest) = (limited.admitted, limited.highest);
+            let account = self.observed[number].account.clone();
+            let text =
+                format!("e{edge} refused {cost} units while {admitted} of {highest} were used");
+            self.fail("P3 refused while units are left", Some(&account), text);
+        }
     }
 
     fn note_use(&mut self, edge: usize, number: usize, units: u64, now: u64) {

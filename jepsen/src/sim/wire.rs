@@ -35,6 +35,34 @@ pub(super) enum Asker {
 /// One limit of a resolved key: its position in the plan, its account.
 pub(super) type Limits = Vec<(usize, AccountId)>;
 
+/// The streams of a connection, each of which keeps its order; they overtake each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stream {
+    Control,
+    Lease,
+    Report,
+}
+
+impl Stream {
+    pub(super) const COUNT: usize = 3;
+}
+
+impl Wire {
+    pub(super) fn stream(&self) -> Stream {
+        match self {
+            Self::Resolve { .. }
+            | Self::Lease(_)
+            | Self::Held(_)
+            | Self::Resolved { .. }
+            | Self::Answer(_) => Stream::Lease,
+            Self::Report(_) | Self::Close { .. } | Self::Reported(_) | Self::Closed(_) => {
+                Stream::Report
+            }
+            _ => Stream::Control,
+        }
+    }
+}
+
 /// See the module's text.
 #[derive(Clone, Debug)]
 pub(super) enum Wire {

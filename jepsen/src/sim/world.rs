@@ -293,9 +293,12 @@ impl World {
         let (Some(from_start), Some(to_start)) = (self.start_of(from), self.start_of(to)) else {
             return;
         };
-        let [first, second] = self
-            .network
-            .send(&mut self.random.network, self.now, from, to);
+        let [first, second] = self.network.send(
+            &mut self.random.network,
+            self.now,
+            (from, to),
+            wire.stream(),
+        );
         if first.is_none() {
             self.story
                 .tell(self.now, || format!("{from} → {to} LOST {wire:?}"));

@@ -140,7 +140,9 @@ impl RecallState {
     /// another edge, which may hold some idle.
     pub(super) fn has_news(&self, waiting: Boot) -> bool {
         let another = |(spared, is_known): (Boot, bool)| spared != waiting && !is_known;
-        self.sent_at.is_none() || self.granted_since || self.spared.is_some_and(another)
+        self.sent_at.is_none()
+            || self.granted_since
+            || (self.spared.is_some_and(another) && !crate::planted::spared_edge_never_asked())
     }
 
     /// Recalls from these edges, all but the one that waits.
@@ -337,7 +339,9 @@ impl Book {
             // It has left that opening: whatever of it is still under way will not be taken in.
             Ordering::Greater => granted_total,
         };
-        let overtaken = seen < granted_total && !std::mem::replace(awaited, true);
+        let overtaken = seen < granted_total
+            && !std::mem::replace(awaited, true)
+            && !crate::planted::held_taken_as_final();
         self.recall.granted_since |= overtaken;
         overtaken
     }

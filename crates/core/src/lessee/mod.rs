@@ -51,8 +51,8 @@ pub struct Refusal {
     pub state: LeaseState,
     /// Until when; `None`: until the catalog changes.
     pub until: Option<Mono>,
-    /// What could not be had beyond what the cell held, at least 1: a check that lacks less asks. 1 where
-    /// nothing is left at all.
+    /// What could not be had beyond what the cell held, and what it handed in since; at least 1. A check that
+    /// lacks less asks. 1 where nothing is left at all.
     pub need: Units,
 }
 

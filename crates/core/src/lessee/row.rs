@@ -5,7 +5,7 @@
 use super::{Cell, Refusal};
 use crate::account::AccountId;
 use crate::ids::{Epoch, LeaseNo, Revision, Units};
-use crate::message::{AnswerLine, LeaseLine};
+use crate::message::{AnswerLine, LeaseLine, LeaseState};
 use crate::time::Mono;
 
 /// Asking ahead starts when the cell holds less than this many seconds of demand …
@@ -188,6 +188,9 @@ impl<C: Cell> Row<C> {
     /// What a `none_now` that was taken refuses beyond what was granted; `None` where it comes late: more was
     /// granted since, or nobody waits for as much as it judged.
     pub(super) fn refused_need(&self, line: &AnswerLine) -> Option<Units> {
+        if crate::planted::refusal_answers_any_need() {
+            return Some(self.lacks()).filter(|need| *need > 0);
+        }
         let need = line.need_total.saturating_sub(self.granted_seen);
         let is_newest = line.granted_total == self.granted_seen;
         let waits = line.need_total <= self.need_total.max(self.judging);
@@ -269,6 +272,17 @@ impl<C: Cell> Row<C> {
         self.cell.set_refusal(refusal);
     }
 
+    /// Units were handed in, and can be had again: a refusal that was about what the cell lacks besides them is
+    /// about so much more.
+    fn raise_refused_need(&mut self, units: Units) {
+        if let Some((refusal, _)) = &mut self.refusal
+            && refusal.state == LeaseState::NoneNow
+        {
+            refusal.need = refusal.need.saturating_add(units);
+            self.cell.set_refusal(Some(*refusal));
+        }
+    }
+
     pub(super) fn forget_refusal_below(&mut self, revision: Revision) {
         let planted = crate::planted::none_for_good_remembered_across_a_raise();
         if let Some((_, at)) = self.refusal
@@ -335,6 +349,7 @@ impl<C: Cell> Row<C> {
         if units > 0 {
             self.sent_at = None;
             self.pause_ms = REPEAT_MS;
+            self.raise_refused_need(units);
         }
         units
     }
