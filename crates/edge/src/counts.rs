@@ -22,8 +22,7 @@ struct Stripe {
 
 /// See the module's text.
 pub(crate) struct Counts {
-    /// [`STRIPES`] of them.
-    stripes: Box<[Stripe]>,
+    stripes: Box<[Stripe; STRIPES]>,
 }
 
 /// Checks answered since the start, by reason.
@@ -69,19 +68,20 @@ impl Counts {
             entered: AtomicU64::new(0),
             left: std::array::from_fn(|_| AtomicU64::new(0)),
         };
-        let stripes = std::iter::repeat_with(stripe).take(STRIPES);
-        Self {
-            stripes: stripes.collect(),
+        let stripes: Box<[Stripe]> = std::iter::repeat_with(stripe).take(STRIPES).collect();
+        match stripes.try_into() {
+            Ok(stripes) => Self { stripes },
+            Err(_) => unreachable!("as many were taken"),
         }
     }
 
     /// A check begins. It must look at the edge's state only after this.
     #[inline]
     pub(crate) fn enter(&self) -> Entered<'_> {
-        let own = stripes::of_this_thread();
-        // The last one is the shared one, also for a number beyond it, which there is none of.
-        let alone = own < SHARED;
-        let stripe = &self.stripes[own.min(SHARED)];
+        let (stripe, alone) = match stripes::alone() {
+            Some(own) => (&self.stripes[own], true),
+            None => (&self.stripes[SHARED], false),
+        };
         add_one(&stripe.entered, alone);
         // ORDERING: with the barrier of `fence` either the check sees the driver's change of the edge's state,
         // or the driver sees that the check has entered. The compiler keeps the order here; the processor is

@@ -5,114 +5,106 @@
 //! nodes get the public id and the SHA-256. The text format is [`tollgate_core::credential`]'s.
 
 use crate::sip;
-use papaya::Equivalent;
-use std::hash::Hasher;
 use tollgate_core::account::Name;
 use tollgate_core::credential::{CREDENTIAL_BYTES, KEY_ID_CHARS, PREFIX_CHARS};
 use tollgate_core::ids::Slot;
 
 /// What a credential is known by: 128 bits that prove it is the same text, and its place in a map.
 ///
-/// The place of a credential of the usual length comes from its public id alone, by a few steps: a look-up is
-/// on its way through memory while the 128 bits are still being computed, and those decide. Whoever chooses
-/// public ids can make places meet, so only a map of known callers, whose ids nodes drew, goes by them.
+/// The place of a credential of the usual length comes from a few of its characters, by a few steps: a look-up is on
+/// its way through memory while the 128 bits are still being computed, and those decide. Whoever chooses
+/// credentials can make places meet, so only a map of known callers, whose credentials nodes drew, goes by them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Hash {
-    place: u64,
-    /// Two words and no `u128`, whose alignment would cost the map eight bytes an entry.
-    halves: [u64; 2],
+    pub(crate) place: Place,
+    pub(crate) proof: Proof,
 }
 
-impl Hash {
-    /// The 128 bits, as a key of maps in which anyone can put what they like.
+/// Where a known caller is looked for.
+pub(crate) type Place = u64;
+
+/// 128 bits, as two words: a `u128`'s alignment would cost the map eight bytes an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Proof([u64; 2]);
+
+impl Proof {
+    #[inline]
+    fn of(bits: u128) -> Self {
+        Self([low_half(bits), low_half(bits >> 64)])
+    }
+
+    /// The 128 bits.
+    #[inline]
     pub(crate) fn bits(self) -> u128 {
-        let [low, high] = self.halves;
+        let Self([low, high]) = self;
         u128::from(low) | u128::from(high) << 64
-    }
-}
-
-impl std::hash::Hash for Hash {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.place);
-    }
-}
-
-/// A presented credential on its way through the map of principals.
-pub(crate) struct Sought<'a> {
-    keys: HashKeys,
-    text: &'a str,
-    place: u64,
-}
-
-impl Sought<'_> {
-    /// All of its hash.
-    #[inline]
-    pub(crate) fn hash(&self) -> Hash {
-        let hash = sip::hash(self.keys.0, self.text.as_bytes());
-        Hash {
-            place: self.place,
-            halves: [low_half(hash), low_half(hash >> 64)],
-        }
-    }
-}
-
-impl std::hash::Hash for Sought<'_> {
-    #[inline]
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.place);
-    }
-}
-
-impl Equivalent<Hash> for Sought<'_> {
-    #[inline]
-    fn equivalent(&self, known: &Hash) -> bool {
-        self.hash().halves == known.halves
     }
 }
 
 /// The keys of the hash, drawn once per process.
 #[derive(Clone, Copy)]
-pub(crate) struct HashKeys(pub(crate) (u64, u64));
+pub(crate) struct HashKeys(sip::Keys);
 
 impl HashKeys {
     /// # Errors
     /// When the system has no randomness to give.
     pub(crate) fn draw() -> Result<Self, getrandom::Error> {
-        Ok(Self((getrandom::u64()?, getrandom::u64()?)))
+        Ok(Self::new((getrandom::u64()?, getrandom::u64()?)))
     }
 
-    #[inline]
-    pub(crate) fn seek<'a>(&self, text: &'a str) -> Sought<'a> {
-        let place = match <&[u8; CREDENTIAL_BYTES]>::try_from(text.as_bytes()) {
-            Ok(usual) => self.place(usual),
-            Err(_) => sip_place(self.0, text),
-        };
-        Sought {
-            keys: *self,
-            text,
-            place,
+    pub(crate) fn new(words: (u64, u64)) -> Self {
+        Self(sip::Keys::new(words))
+    }
+
+    /// The keys themselves.
+    pub(crate) fn words(&self) -> (u64, u64) {
+        self.0.words
+    }
+
+    pub(crate) fn hash(&self, credential: &str) -> Hash {
+        Hash {
+            place: self.place(credential),
+            proof: Proof::of(self.bits(credential)),
         }
     }
 
-    /// The public id's words, each under a key, multiplied and folded.
+    /// The bits of a credential's proof.
+    // Not inlined: it needs all registers, and with those of the look-up around it would work in memory.
+    #[inline(never)]
+    pub(crate) fn bits(&self, credential: &str) -> u128 {
+        self.0.hash(credential.as_bytes())
+    }
+
     #[inline]
-    fn place(&self, credential: &[u8; CREDENTIAL_BYTES]) -> u64 {
-        const END: usize = PREFIX_CHARS + KEY_ID_CHARS;
+    pub(crate) fn place(&self, credential: &str) -> Place {
+        match <&[u8; CREDENTIAL_BYTES]>::try_from(credential.as_bytes()) {
+            Ok(usual) => self.place_of(usual),
+            Err(_) => self.sip_place(credential),
+        }
+    }
+
+    /// The place of a text of another length, which need not vary where credentials do.
+    #[cold]
+    fn sip_place(&self, text: &str) -> Place {
+        low_half(self.0.hash(text.as_bytes()))
+    }
+
+    /// The public id, and 47 bits of the secret, so that secrets of one key lie apart: three words under the keys,
+    /// multiplied and folded.
+    #[inline]
+    fn place_of(&self, credential: &[u8; CREDENTIAL_BYTES]) -> Place {
+        const WORD: usize = size_of::<u64>();
+        const ID_END: usize = PREFIX_CHARS + KEY_ID_CHARS;
+        const _: () = assert!(2 * WORD >= KEY_ID_CHARS && ID_END + WORD <= CREDENTIAL_BYTES);
         let word = |at: usize| {
             let bytes = credential[at..].first_chunk();
             bytes.map_or(0, |bytes| u64::from_le_bytes(*bytes))
         };
-        let first = word(PREFIX_CHARS) ^ self.0.0;
-        let last = word(END - size_of::<u64>()) ^ self.0.1;
+        let first = word(PREFIX_CHARS) ^ self.0.words.0;
+        let last = word(ID_END - WORD) ^ word(ID_END) ^ self.0.words.1;
         let product = u128::from(first) * u128::from(last);
         low_half(product) ^ low_half(product >> 64)
     }
-}
-
-/// The place of a text of another length, which has no public id that is known to vary.
-#[cold]
-fn sip_place(keys: (u64, u64), text: &str) -> u64 {
-    low_half(sip::hash(keys, text.as_bytes()))
 }
 
 #[inline]
@@ -159,35 +151,33 @@ mod tests {
     }
 
     #[test]
-    fn secrets_of_one_public_id_have_one_place_and_are_told_apart() {
-        let keys = HashKeys((1, 2));
-        let [one, other] = two(CREDENTIAL_BYTES);
-        let (sought, known) = (keys.seek(&one), keys.seek(&other).hash());
-        assert_eq!(sought.place, known.place);
-        assert!(!sought.equivalent(&known));
-        assert!(sought.equivalent(&keys.seek(&one).hash()));
-        assert_ne!(sought.hash().bits(), known.bits());
+    fn a_credential_is_told_from_one_that_has_its_place() {
+        let keys = HashKeys::new((1, 2));
+        let [one, other] = two(CREDENTIAL_BYTES).map(|text| keys.hash(&text));
+        assert_eq!(one.place, other.place, "they differ in the checksum only");
+        assert_ne!(one.proof, other.proof);
+        assert_eq!(keys.hash(&two(CREDENTIAL_BYTES)[0]), one);
     }
 
     #[test]
-    fn each_character_of_a_public_id_moves_the_place() {
-        let keys = HashKeys((3, 4));
+    fn each_character_of_a_public_id_and_the_first_of_a_secret_move_the_place() {
+        let keys = HashKeys::new((3, 4));
         let [text, _] = two(CREDENTIAL_BYTES);
-        let place = keys.seek(&text).place;
-        for at in PREFIX_CHARS..PREFIX_CHARS + KEY_ID_CHARS {
+        let place = keys.place(&text);
+        for at in PREFIX_CHARS..PREFIX_CHARS + KEY_ID_CHARS + size_of::<u64>() {
             let mut changed = text.clone();
             changed.replace_range(at..=at, "Z");
-            assert_ne!(keys.seek(&changed).place, place, "character {at}");
+            assert_ne!(keys.place(&changed), place, "character {at}");
         }
-        assert_ne!(HashKeys((3, 5)).seek(&text).place, place, "the keys count");
+        assert_ne!(HashKeys::new((3, 5)).place(&text), place, "the keys count");
     }
 
     #[test]
     fn the_place_of_a_text_of_another_length_comes_from_all_of_it() {
-        let keys = HashKeys((5, 6));
+        let keys = HashKeys::new((5, 6));
         for length in [1, CREDENTIAL_BYTES - 1, CREDENTIAL_BYTES + 1] {
-            let [one, other] = two(length).map(|text| keys.seek(&text).hash());
-            assert_ne!(one.place, other.place);
+            let [one, other] = two(length).map(|text| keys.place(&text));
+            assert_ne!(one, other);
         }
     }
 }

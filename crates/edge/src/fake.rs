@@ -46,7 +46,7 @@ impl FakeEdge {
     /// A fake that knows nobody.
     #[must_use]
     pub fn new() -> Self {
-        let view = View::new(HashKeys((1, 2)), u64::MAX);
+        let view = View::new(HashKeys::new((1, 2)), u64::MAX);
         let revision = Revision {
             incarnation: Incarnation(1),
             index: 1,

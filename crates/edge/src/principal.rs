@@ -6,7 +6,6 @@
 //! meet in the same cell. Made by the driver, read by checks. Next: `view.rs`.
 
 use crate::cell::EdgeCell;
-use crate::credential::Hash;
 use crate::decision::{LimitKind, LimitState};
 use std::sync::Arc;
 use tollgate_core::account::{AccountId, Name};
@@ -27,8 +26,6 @@ pub(crate) struct Principal {
 pub(crate) struct Purse {
     cells: Cells,
     principal: Arc<Principal>,
-    /// Makes an entry of the map as long as a cache line: at 48 bytes every other one would lie in two.
-    _fill: [u64; 2],
 }
 
 enum Cells {
@@ -48,8 +45,6 @@ struct Apart {
     limits: Box<[usize]>,
     usages: Box<[UsageRef]>,
 }
-
-const _: () = assert!(size_of::<(Hash, Purse)>() == 64);
 
 /// A meter of a principal with the cell that counts it.
 #[derive(Clone)]
@@ -185,7 +180,6 @@ impl Purse {
         Self {
             cells: Cells::of(&principal.accounts, &parts.meters),
             principal,
-            _fill: [0; 2],
         }
     }
 

@@ -43,16 +43,22 @@ impl Drop for Claim {
     }
 }
 
-/// The stripe of this thread, below [`STRIPES`]; its own alone unless it is [`SHARED`].
+/// The stripe that this thread has alone, below [`SHARED`], if it has one.
 #[inline]
-pub(crate) fn of_this_thread() -> usize {
-    match STRIPE.get() {
-        NOT_ASKED => ask(),
-        stripe => stripe,
+pub(crate) fn alone() -> Option<usize> {
+    let stripe = STRIPE.get();
+    if stripe < SHARED {
+        return Some(stripe);
     }
+    ask_once(stripe)
 }
 
 #[cold]
+fn ask_once(stripe: usize) -> Option<usize> {
+    let stripe = if stripe == NOT_ASKED { ask() } else { stripe };
+    (stripe < SHARED).then_some(stripe)
+}
+
 fn ask() -> usize {
     let free = |taken: &AtomicBool| {
         taken
@@ -131,18 +137,18 @@ mod tests {
         for _ in 0..3 {
             const THREADS: usize = ALONE_MAX + 20;
             let all_have = Barrier::new(THREADS);
-            let stripes: Vec<usize> = std::thread::scope(|scope| {
+            let stripes: Vec<Option<usize>> = std::thread::scope(|scope| {
                 let ask = || {
-                    let stripe = of_this_thread();
+                    let stripe = alone();
                     all_have.wait();
-                    assert_eq!(stripe, of_this_thread());
+                    assert_eq!(stripe, alone());
                     stripe
                 };
                 let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(ask)).collect();
                 let ended = threads.into_iter().map(|thread| thread.join().unwrap());
                 ended.collect()
             });
-            let alone: Vec<_> = stripes.iter().filter(|stripe| **stripe != SHARED).collect();
+            let alone: Vec<_> = stripes.iter().flatten().collect();
             let distinct: BTreeSet<_> = alone.iter().collect();
             assert_eq!(distinct.len(), alone.len(), "two threads had one stripe");
             // Other tests' threads have some.

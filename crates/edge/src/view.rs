@@ -7,7 +7,7 @@
 use crate::cell::EdgeCell;
 use crate::clock;
 use crate::counts::{Counts, Entered};
-use crate::credential::{self, Hash, HashKeys, Sought};
+use crate::credential::{self, Hash, HashKeys, Place, Proof};
 use crate::decision::{CheckRequest, Outcome, Reason};
 use crate::principal::{Principal, Purse};
 use crate::sources::Sources;
@@ -87,11 +87,21 @@ impl Hasher for TakeHash {
 
 type Map<K, V> = papaya::HashMap<K, V, BuildHasherDefault<TakeHash>>;
 
+/// What stands at a place of the principals.
+struct Entry {
+    proof: Proof,
+    purse: Purse,
+    /// Makes an entry of the map as long as a cache line: at 48 bytes every other one would lie in two.
+    _fill: [u64; 2],
+}
+
+const _: () = assert!(size_of::<(Place, Entry)>() == 64);
+
 /// See the module's text.
 pub(crate) struct View {
     hash_keys: HashKeys,
-    /// By place: who is in it was named by a node.
-    principals: Map<Hash, Purse>,
+    /// Who is in it was named by a node.
+    principals: Map<Place, Entry>,
     /// By the 128 bits: anyone can get into it.
     denials: Map<u128, Denial>,
     pub(crate) sources: Sources,
@@ -112,7 +122,7 @@ pub(crate) struct View {
 impl View {
     pub(crate) fn new(hash_keys: HashKeys, max_stale_ms: u64) -> Self {
         Self {
-            sources: Sources::new(hash_keys.0),
+            sources: Sources::new(hash_keys.words()),
             hash_keys,
             principals: Map::default(),
             denials: Map::default(),
@@ -148,10 +158,13 @@ impl View {
             leave(entered, &answer);
             return with(answer, None);
         }
-        let sought = self.hash_keys.seek(request.credential);
+        let place = self.hash_keys.place(request.credential);
         let principals = self.principals.pin();
-        let Some(purse) = principals.get(&sought) else {
-            let answer = self.stranger(stale_ms, request.credential, &sought);
+        let found = principals.get(&place);
+        // Not sooner: what stands at the place comes from memory meanwhile.
+        let bits = self.hash_keys.bits(request.credential);
+        let Some(Entry { purse, .. }) = found.filter(|entry| entry.proof.bits() == bits) else {
+            let answer = self.stranger(stale_ms, request.credential);
             leave(entered, &answer);
             return with(answer, None);
         };
@@ -186,7 +199,7 @@ impl View {
 
     /// A credential that is no known principal's.
     #[cold]
-    fn stranger(&self, stale_ms: u64, presented: &str, sought: &Sought<'_>) -> Answer {
+    fn stranger(&self, stale_ms: u64, presented: &str) -> Answer {
         let stale_ms = Some(stale_ms);
         if presented.is_empty() {
             return self.final_answer(stale_ms, Reason::CredentialMissing, None);
@@ -195,8 +208,8 @@ impl View {
             return self.final_answer(stale_ms, Reason::CredentialInvalid, None);
         }
         let known = self.known.load(Ordering::Relaxed);
-        let hash = sought.hash();
-        match self.denials.pin().get(&hash.bits()) {
+        let hash = self.hash(presented);
+        match self.denials.pin().get(&hash.proof.bits()) {
             Some(denial) if denial.index >= known => {
                 self.final_answer(stale_ms, denial.reason, None)
             }
@@ -271,7 +284,7 @@ impl View {
 /// What only the driver does.
 impl View {
     pub(crate) fn hash(&self, credential: &str) -> Hash {
-        self.hash_keys.seek(credential).hash()
+        self.hash_keys.hash(credential)
     }
 
     pub(crate) fn set_open(&self, open: bool) {
@@ -293,31 +306,44 @@ impl View {
     /// Whether a check of this credential would find a principal or a denial.
     pub(crate) fn knows(&self, hash: Hash) -> bool {
         let known = self.known.load(Ordering::Relaxed);
-        self.principals.pin().contains_key(&hash)
+        self.has(hash)
             || self
                 .denials
                 .pin()
-                .get(&hash.bits())
+                .get(&hash.proof.bits())
                 .is_some_and(|denial| denial.index >= known)
     }
 
+    fn has(&self, hash: Hash) -> bool {
+        let principals = self.principals.pin();
+        let found = principals.get(&hash.place);
+        found.is_some_and(|entry| entry.proof == hash.proof)
+    }
+
     pub(crate) fn admit(&self, hash: Hash, purse: Purse) {
-        self.principals.pin().insert(hash, purse);
-        self.denials.pin().remove(&hash.bits());
+        let entry = Entry {
+            proof: hash.proof,
+            purse,
+            _fill: [0; 2],
+        };
+        self.principals.pin().insert(hash.place, entry);
+        self.denials.pin().remove(&hash.proof.bits());
     }
 
     pub(crate) fn deny(&self, hash: Hash, denial: Denial) {
         // The denial first: in between the credential is either still known or already denied.
-        self.denials.pin().insert(hash.bits(), denial);
-        self.principals.pin().remove(&hash);
+        self.denials.pin().insert(hash.proof.bits(), denial);
+        self.forget(hash);
     }
 
     pub(crate) fn forget(&self, hash: Hash) {
-        self.principals.pin().remove(&hash);
+        // Only it: a guess that knows where a caller stands must not put that one out.
+        let is_it = |_: &Place, entry: &Entry| entry.proof == hash.proof;
+        let _gone = self.principals.pin().remove_if(&hash.place, is_it);
     }
 
     pub(crate) fn forget_denial(&self, hash: Hash) {
-        self.denials.pin().remove(&hash.bits());
+        self.denials.pin().remove(&hash.proof.bits());
     }
 
     pub(crate) fn principals(&self) -> usize {
@@ -367,10 +393,32 @@ fn look(principal: &Principal, now: Mono, cost: Units) -> Result<(), usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::principal::Parts;
+    use crate::principal::tests::who;
+
+    #[test]
+    fn a_guess_that_is_denied_puts_out_nobody_who_stands_at_its_place() {
+        let view = View::new(HashKeys::new((1, 2)), 2000);
+        let credential = format!("tg_live_{}", "a".repeat(50));
+        let guess = format!("tg_live_{}", "a".repeat(49) + "b");
+        let who = who("k1", &[("live/acme/-/key=k1/calls/open", "requests")]);
+        let parts = Parts::gather(&who, |_| None, &[]);
+        view.admit(view.hash(&credential), Purse::new(who, &parts));
+        let denial = Denial {
+            reason: Reason::CredentialInvalid,
+            index: 0,
+        };
+        assert_eq!(view.hash(&credential).place, view.hash(&guess).place);
+        view.deny(view.hash(&guess), denial);
+        assert!(view.has(view.hash(&credential)) && !view.has(view.hash(&guess)));
+        view.deny(view.hash(&credential), denial);
+        assert!(!view.has(view.hash(&credential)));
+        assert!(view.knows(view.hash(&credential)), "as denied");
+    }
 
     #[test]
     fn a_view_ends_earlier_by_as_much_as_the_clock_of_checks_may_be_late() {
-        let view = View::new(HashKeys((1, 2)), 2000);
+        let view = View::new(HashKeys::new((1, 2)), 2000);
         view.set_open(true);
         view.set_fresh_at(Mono(10));
         let reason = |now| {

@@ -225,7 +225,7 @@ mod tests {
     use tollgate_core::ids::Slot;
 
     fn hash(number: usize) -> Hash {
-        HashKeys((1, 2)).seek(&number.to_string()).hash()
+        HashKeys::new((1, 2)).hash(&number.to_string())
     }
 
     fn put(known: &mut Known, hash: Hash, meter: &str) -> Vec<MeterCell> {
