@@ -8,7 +8,7 @@
 use crate::decision::Reason;
 use crate::stripes::{self, SHARED, STRIPES};
 use std::marker::PhantomData;
-use std::sync::atomic::{AtomicU64, Ordering, compiler_fence};
+use std::sync::atomic::{AtomicU64, Ordering, compiler_fence, fence};
 
 /// The reasons there are.
 const REASONS: usize = Reason::ALL.len();
@@ -59,6 +59,8 @@ fn add_one(count: &AtomicU64, alone: bool) {
         count.store(next, Ordering::Release);
     } else {
         count.fetch_add(1, Ordering::SeqCst);
+        // ORDERING: a locked step alone does not order what other places are read after it, but on x86.
+        fence(Ordering::SeqCst);
     }
 }
 
@@ -115,10 +117,18 @@ impl Entered<'_> {
     #[inline]
     pub(crate) fn leave(self, reason: Reason) {
         add_one(&self.stripe.left[reason as usize], self.alone);
+        std::mem::forget(self);
     }
 
     /// As [`Entered::leave`], without a decision: the caller will look again.
     pub(crate) fn leave_cold(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Entered<'_> {
+    /// Also of a check that panicked: else none that came after would ever be known to have ended.
+    fn drop(&mut self) {
         add_one(&self.stripe.left[REASONS], self.alone);
     }
 }
@@ -191,6 +201,18 @@ mod tests {
             counts.enter().leave(Reason::Ok);
             assert!(!quiet.is_reached(&counts.look()));
         }
+    }
+
+    #[test]
+    fn a_check_that_panics_has_ended() {
+        let counts = Counts::new();
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let _running = counts.enter();
+            panic!("a bug of a caller's closure");
+        }));
+        panicked.unwrap_err();
+        assert!(Quiet::default().is_reached(&counts.look()));
+        assert_eq!(counts.totals().of(Reason::Ok), 0);
     }
 
     /// That the barrier itself is there `stripes.rs` tests, whose look is quick enough to catch it out.

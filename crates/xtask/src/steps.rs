@@ -161,6 +161,7 @@ pub(crate) const CI: &[Step] = &[
             "last_seq_instead_of_in_order",
             "answers_to_an_old_lease_no_accepted",
             "surrender_resent_to_the_next_issuer",
+            "refusal_answers_any_need",
             "none_for_good_remembered_across_a_raise",
             "acknowledge_before_commit",
             "start_numbers_counted_from_one",

@@ -234,9 +234,10 @@ impl Driver {
             self.lessee.handle_slot_answer(now, from, revision, part);
         }
         let purse = Purse::new(who.clone(), &parts);
+        // First: the meters that `known` retires are watched from when no later check can find them.
+        self.view.admit(hash, purse);
         self.known
             .put(now, hash, who, pending.presented, parts.meters);
-        self.view.admit(hash, purse);
         if let Some(part) = lease {
             self.after_slot_answer(now, part);
         }

@@ -135,7 +135,7 @@ impl Queue {
     /// Queues a command, in the order of calls; the future is its reply.
     pub(crate) fn submit(&self, command: Vec<u8>) -> impl Future<Output = Reply> + Send + use<> {
         let queued = self.enqueue(ByteBuf::from(command), false);
-        async move { queued?.await.unwrap_or(Err(ProposeError::Stopped)) }
+        async move { queued?.await.unwrap_or_else(|_| Err(unanswered())) }
     }
 
     /// Queues what another node sent; the future is the fate of each.
@@ -151,7 +151,7 @@ impl Queue {
             let mut fates = Vec::with_capacity(queued.len());
             for answer in queued {
                 let reply = match answer {
-                    Ok(answer) => answer.await.unwrap_or(Err(ProposeError::Stopped)),
+                    Ok(answer) => answer.await.unwrap_or_else(|_| Err(unanswered())),
                     Err(error) => Err(error),
                 };
                 fates.push(match reply {
@@ -271,6 +271,10 @@ impl Proposer {
             }
             drop_late(&mut held);
             let leader = self.leader.borrow_and_update().clone();
+            if leader != Leader::Here && held.iter().any(|job| job.forwarded) {
+                // Not after the call below, whose end they need not wait for.
+                give_back(&mut held, &leader, "this node does not lead");
+            }
             let untaken = match &leader {
                 Leader::Here => self.propose(&mut held).await,
                 Leader::There(peer) => self.forward(&mut held, peer).await,
@@ -307,7 +311,7 @@ impl Proposer {
         let mut entries = Vec::new();
         let time = (self.hooks.time)();
         while entries.len() < ROUND_ENTRIES_MAX {
-            let jobs = take_entry(held, |_| true, ENTRY_BYTES_MAX - ENTRY_OVERHEAD);
+            let jobs = take_entry(held, ENTRY_BYTES_MAX - ENTRY_OVERHEAD);
             if jobs.is_empty() {
                 break;
             }
@@ -327,13 +331,14 @@ impl Proposer {
         let mut untaken = None;
         match tokio::time::timeout_at(deadline, self.raft.client_write_many(entries)).await {
             Ok(Ok(mut results)) => {
+                let mut rejected = Vec::new();
                 while let Some(jobs) = rounds.pop_front() {
                     match tokio::time::timeout_at(deadline, results.next()).await {
                         Ok(Some(Ok(Ok(written)))) => answer(jobs, written.response),
                         Ok(Some(Ok(Err(ClientWriteError::ForwardToLeader(to))))) => {
                             // Rejected before it was appended: nothing of it is in any log.
                             untaken = Some(to.to_string());
-                            jobs.into_iter().rev().for_each(|job| held.push_front(job));
+                            rejected.push(jobs);
                         }
                         Ok(Some(Ok(Err(error)))) => fail(jobs, &unknown(&error)),
                         Ok(Some(Err(error))) => fail(jobs, &fatal(&error)),
@@ -341,6 +346,7 @@ impl Proposer {
                         Err(_) => fail(jobs, &unknown(&no_commit())),
                     }
                 }
+                hold_again(held, rejected.into_iter().flatten().collect());
             }
             Ok(Err(error)) => rounds
                 .into_iter()
@@ -354,9 +360,9 @@ impl Proposer {
 
     /// Sends one round from the front of `held` to the leader.
     async fn forward(&self, held: &mut VecDeque<Job>, leader: &Peer) -> Option<String> {
-        let mut jobs = take_entry(held, |job| !job.forwarded, FORWARD_BYTES_MAX);
+        let mut jobs = take_entry(held, FORWARD_BYTES_MAX);
         if jobs.is_empty() {
-            return (!held.is_empty()).then(|| format!("node {} leads", leader.node));
+            return None;
         }
         let call = Call::Forward(take_commands(&mut jobs));
         let encoded = message::encode(&call);
@@ -370,8 +376,8 @@ impl Proposer {
                 return None;
             }
         };
-        // The leader's own deadlines run out first, so that its verdict arrives, unless a command has waited here.
-        let deadline = round_deadline(&jobs, TAKE_DEADLINE + COMMIT_DEADLINE);
+        // That it was not taken the leader says sooner than this, unless a command has waited here.
+        let deadline = round_deadline(&jobs, PROPOSE_DEADLINE);
         let deadline = deadline.saturating_duration_since(Instant::now());
         let mut leads = self.leader.clone();
         let another = |now: &Leader| match now {
@@ -390,7 +396,7 @@ impl Proposer {
         let fates = match called.map(|answer| message::decode(&answer)) {
             Ok(Ok(Answer::Forwarded(fates))) if fates.len() == jobs.len() => fates,
             Ok(Ok(Answer::Failed(words))) | Err(CallError::Unreachable(words)) => {
-                jobs.into_iter().rev().for_each(|job| held.push_front(job));
+                hold_again(held, jobs);
                 return Some(words);
             }
             Ok(Ok(other)) => {
@@ -437,6 +443,11 @@ fn no_commit() -> String {
     format!("no commit within {COMMIT_DEADLINE:?}, or within {PROPOSE_DEADLINE:?} of being queued")
 }
 
+/// What a job says that was dropped: whoever ends in order answers all, so it may have been under way.
+fn unanswered() -> ProposeError {
+    unknown(&"the proposer ended without an answer")
+}
+
 fn unknown(words: &dyn std::fmt::Display) -> ProposeError {
     ProposeError::UnknownFate(words.to_string())
 }
@@ -449,6 +460,13 @@ fn fatal(error: &Fatal<super::types::TypeConfig>) -> ProposeError {
 fn fail(jobs: Vec<Job>, error: &ProposeError) {
     for job in jobs {
         drop(job.answer.send(Err(error.clone())));
+    }
+}
+
+/// Puts jobs that were not taken back before the others, in their order.
+fn hold_again(held: &mut VecDeque<Job>, untaken: Vec<Job>) {
+    for job in untaken.into_iter().rev() {
+        held.push_front(job);
     }
 }
 
@@ -478,22 +496,12 @@ fn put_back(jobs: &mut [Job], commands: Vec<ByteBuf>) {
     }
 }
 
-/// Takes jobs of one kind from the front, up to the bounds, leaving the others in their order. Those that nobody
-/// waits for any more are dropped: they were never sent.
-fn take_entry(
-    held: &mut VecDeque<Job>,
-    wanted: impl Fn(&Job) -> bool,
-    bytes_max: usize,
-) -> Vec<Job> {
+/// Takes jobs from the front, up to the bounds. Those that nobody waits for any more are dropped: they were never sent.
+fn take_entry(held: &mut VecDeque<Job>, bytes_max: usize) -> Vec<Job> {
     let mut taken = Vec::new();
-    let mut others = VecDeque::new();
     let mut bytes = 0;
     while let Some(job) = held.pop_front() {
         if job.answer.is_closed() {
-            continue;
-        }
-        if !wanted(&job) {
-            others.push_back(job);
             continue;
         }
         bytes += encoded_bytes(&job.command);
@@ -502,9 +510,6 @@ fn take_entry(
             break;
         }
         taken.push(job);
-    }
-    while let Some(job) = others.pop_back() {
-        held.push_front(job);
     }
     taken
 }
@@ -570,5 +575,34 @@ mod tests {
         ));
         assert!(waits.try_recv().is_err(), "it is not answered yet");
         assert_eq!((held.len(), left(&held)), (1, COMMIT_DEADLINE));
+    }
+
+    #[tokio::test]
+    async fn what_is_held_again_keeps_its_order() {
+        let (queue, mut incoming) = Queue::new();
+        let mut jobs = Vec::new();
+        for number in 0..6_u8 {
+            let answered = queue.enqueue(ByteBuf::from(vec![number]), false).unwrap();
+            jobs.push((incoming.0.try_recv().unwrap(), answered));
+        }
+        let (jobs, _answers): (Vec<_>, Vec<_>) = jobs.into_iter().unzip();
+        let mut held = VecDeque::from(jobs);
+        let rounds = [take_entry(&mut held, 4), take_entry(&mut held, 4)];
+        assert_eq!(rounds.each_ref().map(Vec::len), [2, 2]);
+        hold_again(&mut held, rounds.into_iter().flatten().collect());
+        let order: Vec<u8> = held.iter().map(|job| job.command[0]).collect();
+        assert_eq!(order, [0, 1, 2, 3, 4, 5]);
+    }
+
+    #[tokio::test]
+    async fn a_command_that_is_dropped_has_an_unknown_fate() {
+        let (queue, mut incoming) = Queue::new();
+        let (reply, fates) = (
+            queue.submit(b"own".to_vec()),
+            queue.take_forwarded(vec![ByteBuf::from(b"forwarded".to_vec())]),
+        );
+        while incoming.0.try_recv().is_ok() {}
+        assert!(matches!(reply.await, Err(ProposeError::UnknownFate(_))));
+        assert!(matches!(fates.await[..], [Fate::Unknown(_)]));
     }
 }
