@@ -408,6 +408,13 @@ impl Cluster {
         }
     }
 
+    /// Whether a resolve or its answer is under way, or a copy of one.
+    pub(crate) fn is_resolving(&self) -> bool {
+        let resolves =
+            |message: &Message| matches!(message, Message::Resolve(..) | Message::Resolved(..));
+        self.bag.iter().any(|(message, _)| resolves(message))
+    }
+
     fn resolve_arrives(&mut self, node: usize, boot: Boot, lease_no: LeaseNo, need: Units) {
         let Node {
             id,

@@ -132,6 +132,8 @@ fn live_easily(((limit, steps), fates): Life) {
             // What a row was granted stays out when the answer comes after the row was left: for one of two
             // resolves at once, or for a close that overtakes messages of half a minute ago.
             Step::Resolve(..) | Step::Advance(31_000) | Step::GiveUp => continue,
+            // The next check would resolve again.
+            Step::LetGo(_) if cluster.is_resolving() => continue,
             _ => {}
         }
         run(&mut cluster, step);
