@@ -95,7 +95,8 @@ impl EdgeCell {
         CellRef::new(self.block.clone(), self.index)
     }
 
-    /// The refusal that stands at `now`, which may be [`LATE_MS`] late, against a check of `cost` for which the cell holds too little.
+    /// The refusal that stands at `now`, which may be [`LATE_MS`] late, against a check of `cost` for which
+    /// the cell holds too little.
     pub(crate) fn refused(&self, now: Mono, cost: Units) -> Option<Refused> {
         // ORDERING: Acquire, paired with the Release in `set_refusal`: with a refusal its own need is seen,
         // or one told since. So at worst a need told just now meets the end of the refusal before it, which

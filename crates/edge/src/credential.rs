@@ -1,8 +1,9 @@
 //! Presented credentials: their keyed hash, and what of them may leave the edge.
 //!
 //! Owns the `Hash` that they are looked up by: 128 bits of SipHash-1-3 under keys drawn at start, so
-//! that nobody outside can make two credentials meet, and a place that is known sooner. Refuses to keep a credential or to send its secret:
-//! nodes get the public id and the SHA-256. The text format is [`tollgate_core::credential`]'s.
+//! that nobody outside can make two credentials meet, and a place that is known sooner. Refuses to keep a
+//! credential or to send its secret: nodes get the public id and the SHA-256. The text format is
+//! [`tollgate_core::credential`]'s.
 
 use crate::sip;
 use tollgate_core::account::Name;

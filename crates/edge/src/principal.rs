@@ -2,8 +2,9 @@
 //!
 //! Owns the two layouts of a purse: the usual one, where all cells of a principal lie in one block and so in
 //! one cache line, and the general one, a list sorted by address (accounts shared with other keys, more
-//! than fit a block). A purse is what the view finds under a credential's hash, with no step in between. Refuses to make cells of accounts that are open already: two keys of one customer must
-//! meet in the same cell. Made by the driver, read by checks. Next: `view.rs`.
+//! than fit a block). A purse is what the view finds at a credential's place, with no step in between.
+//! Refuses to make cells of accounts that are open already: two keys of one customer must meet in the same
+//! cell. Made by the driver, read by checks. Next: `view.rs`.
 
 use crate::cell::EdgeCell;
 use crate::decision::{LimitKind, LimitState};

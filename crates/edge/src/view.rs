@@ -136,8 +136,8 @@ impl View {
         }
     }
 
-    /// Decides at `now`, which may be [`clock::LATE_MS`] late. `with` gets the answer and whom it is about, if that is known; it runs while the check counts
-    /// as running, so it must not wait.
+    /// Decides at `now`, which may be [`clock::LATE_MS`] late. `with` gets the answer and whom it is about,
+    /// if that is known; it runs while the check counts as running, so it must not wait.
     ///
     /// `with` stands in each branch, so that the answer of an allowed check is written where the caller
     /// wants it and nowhere else: copying it about cost a quarter of a check.

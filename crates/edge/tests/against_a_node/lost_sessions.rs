@@ -65,8 +65,7 @@ async fn goes_on_in_a_new_one(world: &World, lost: SessionId) {
     let key = world
         .state()
         .add_customer("acme", &[limit("daily", Per::Customer, 100_000)]);
-    let mut config = world.config("e");
-    config.journal = Some(world.journal());
+    let config = world.config_with_journal("e");
     let edge = ready(config).await;
     assert_ne!(open_session(&edge).0, lost);
     let held = open_journal(&world.home.path().join(format!("journal.lost-{lost}")));
@@ -199,8 +198,7 @@ async fn edge_with_a_journal() -> (World, Edge, String) {
     let key = world
         .state()
         .add_customer("acme", &[limit("daily", Per::Customer, 100_000)]);
-    let mut config = world.config("e");
-    config.journal = Some(world.journal());
+    let config = world.config_with_journal("e");
     let edge = ready(config).await;
     allow(&edge, &key, 10).await;
     world.until("settled", |state| state.used() == 10).await;
@@ -214,8 +212,7 @@ async fn the_session_after_a_start_with_a_lost_one_is_in_use() {
     let key = world
         .state()
         .add_customer("acme", &[limit("daily", Per::Customer, 100_000)]);
-    let mut config = world.config("e");
-    config.journal = Some(world.journal());
+    let config = world.config_with_journal("e");
     let edge = ready(config).await;
     is_in_use(&world, edge, &key, (SessionId(99), None)).await;
 }

@@ -60,8 +60,7 @@ async fn a_restart_with_a_journal_goes_on_with_the_session_and_bills_what_it_had
     let key = world
         .state()
         .add_customer("acme", &[limit("daily", Per::Customer, 100_000)]);
-    let mut config = world.config("e");
-    config.journal = Some(world.journal());
+    let config = world.config_with_journal("e");
     let first = ready(config.clone()).await;
     let (session, boot) = open_session(&first);
     world.state().lose_report_answers = true;
@@ -112,8 +111,7 @@ async fn an_edge_whose_journal_is_lost_is_another_boot_and_spends_nothing_twice(
     let key = world
         .state()
         .add_customer("acme", &[limit("daily", Per::Customer, 500)]);
-    let mut config = world.config("e");
-    config.journal = Some(world.journal());
+    let mut config = world.config_with_journal("e");
     let first = ready(config.clone()).await;
     let (_, boot) = open_session(&first);
     allow(&first, &key, 300).await;
@@ -152,8 +150,7 @@ async fn two_edges_of_one_identity_with_new_journals_are_two_sessions() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_start_whose_number_was_damaged_in_the_journal_is_not_numbered_alike() {
     let world = World::with_nodes(1);
-    let mut config = world.config("e");
-    config.journal = Some(world.journal());
+    let mut config = world.config_with_journal("e");
     let first = ready(config.clone()).await;
     // As the first moments of a crashed start leave it, but for the last record: it is damaged, so it is cut off.
     let (copy, journal) = (
@@ -192,8 +189,7 @@ async fn use_is_written_down_while_a_session_is_being_opened_again() {
     let key = world
         .state()
         .add_customer("acme", &[limit("daily", Per::Customer, 100_000)]);
-    let mut config = world.config("e");
-    config.journal = Some(world.journal());
+    let config = world.config_with_journal("e");
     let edge = ready(config.clone()).await;
     allow(&edge, &key, 40).await;
     until("asked ahead", || edge.status().held >= 20).await;
@@ -248,8 +244,7 @@ async fn use_written_after_a_session_was_lost_is_reported_in_the_next_one() {
         .append(&[JournalEntry::Start(Nonce(3)), checkpoint])
         .unwrap();
     drop(journal);
-    let mut config = world.config("e");
-    config.journal = Some(world.journal());
+    let config = world.config_with_journal("e");
     let edge = ready(config).await;
     world.until("settled", |state| state.sums().0 == 9).await;
     let left = edge.close(DEADLINE).await;
@@ -262,8 +257,7 @@ async fn a_checkpoint_of_a_crashed_edge_becomes_its_next_report() {
     let key = world
         .state()
         .add_customer("acme", &[limit("daily", Per::Customer, 100_000)]);
-    let mut config = world.config("e");
-    config.journal = Some(world.journal());
+    let mut config = world.config_with_journal("e");
     // Longer than this test: nothing is reported, so that only the checkpoint has the use.
     config.report_spacing = Duration::from_secs(30);
     let first = ready(config.clone()).await;
@@ -309,8 +303,7 @@ async fn a_fenced_edge_with_its_journal_opens_again_and_keeps_its_cells() {
     let key = world
         .state()
         .add_customer("acme", &[limit("daily", Per::Customer, 1000)]);
-    let mut config = world.config("e");
-    config.journal = Some(world.journal());
+    let config = world.config_with_journal("e");
     let edge = ready(config).await;
     allow(&edge, &key, 5).await;
     let (session, boot) = open_session(&edge);

@@ -237,6 +237,13 @@ impl World {
         self.home.path().join("journal")
     }
 
+    pub(crate) fn config_with_journal(&self, edge: &str) -> EdgeConfig {
+        EdgeConfig {
+            journal: Some(self.journal()),
+            ..self.config(edge)
+        }
+    }
+
     /// An edge that answers checks.
     pub(crate) async fn edge(&self, edge: &str) -> Edge {
         ready(self.config(edge)).await
